@@ -142,8 +142,10 @@ pub enum CpuState {
     Running,
     /// The vCPU is in HLT.
     Halted,
-    /// The vCPU was never started: it waits for INIT or a start-up IPI.
+    /// The vCPU was never started: it waits for INIT.
     NotStarted,
+    /// The vCPU received INIT, and waits for its start-up IPI.
+    InInit,
     /// The vCPU is as after power-on. KVM on AMD hosts resets a vCPU whose guest shut it down by a triple
     /// fault, so its last position is lost.
     Reset,

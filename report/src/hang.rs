@@ -161,6 +161,8 @@ pub enum NodeKind {
 pub enum ActivityState {
     /// The CPU was executing instructions.
     Running,
+    /// The CPU was executing instructions, and has made no progress for about as long as the hang has lasted.
+    Stuck,
     /// The CPU was in HLT with interrupts on: an interrupt would have woken it.
     Idle,
     /// The CPU was in HLT with interrupts off: only an NMI would have woken it.
@@ -171,6 +173,22 @@ pub enum ActivityState {
     Absent,
     /// The activity is not known.
     Unknown,
+}
+
+/// The state of a CPU that does not run the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfflineState {
+    /// The CPU was never started: it waits for INIT.
+    NotStarted,
+    /// The CPU received INIT, and waits for its start-up IPI.
+    InInit,
+    /// The CPU is as after power-on: it was reset after it had been started.
+    Reset,
+    /// The CPU is offline by the kernel's records, and halted.
+    Halted,
+    /// The CPU is offline by the kernel's records, and executes.
+    Running,
 }
 
 /// The scheduling state of a task.
@@ -335,12 +353,17 @@ pub enum Fact {
         /// Time in which the CPU executed instructions while the work was pending, in milliseconds.
         ran_ms: f64,
     },
-    /// Tasks were ready on the CPU, and none was switched to.
+    /// Tasks could run, and were not switched to: all those of the CPU, or the task that is the party.
     TasksNotRun {
-        /// Time without a switch to a ready task, in milliseconds of the CPU's own time.
+        /// Time without a switch to such a task, in milliseconds of the CPU's own time.
         ms: f64,
         /// Number of tasks that are ready.
         tasks: u32,
+    },
+    /// The CPU does not run the kernel.
+    Offline {
+        /// State in which it does not.
+        how: OfflineState,
     },
     /// The guest had not reported that it is ready.
     NotReady {

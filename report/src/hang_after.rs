@@ -1,5 +1,5 @@
 //! Bounds of hangs as people write them, on the command line and in a farm's suite: `2s` for all classes
-//! without a bound of their own, `livelock=30s` for one.
+//! without a bound of their own, `livelock=30s` for one, `sleepers=60s` for all that only sleep.
 //!
 //! Owns their syntax; refuses to own the defaults. Called by the command line and by suites.
 
@@ -28,6 +28,8 @@ pub enum BoundScope {
     Class(Class),
     /// vCPUs that the host does not schedule.
     Starved,
+    /// Hangs whose waiters are all asleep, of each class without a bound of its own.
+    Sleepers,
 }
 
 /// The reason why a text is not a bound.
@@ -57,6 +59,7 @@ impl FromStr for HangAfter {
         let (scope, bound) = match text.split_once('=') {
             None => (None, text),
             Some(("starved", bound)) => (Some(BoundScope::Starved), bound),
+            Some(("sleepers", bound)) => (Some(BoundScope::Sleepers), bound),
             Some(("boot-stall", _)) => return Err(HangAfterError::BootStall),
             Some((name, bound)) => {
                 let class = Class::from_str(name, false)
@@ -76,7 +79,7 @@ impl FromStr for HangAfter {
 fn names_of_classes() -> Vec<&'static str> {
     let classes = Class::value_variants().iter().map(|class| class.name());
     let mut names: Vec<&'static str> = classes.filter(|class| *class != "boot-stall").collect();
-    names.push("starved");
+    names.extend(["starved", "sleepers"]);
     names
 }
 
@@ -91,6 +94,8 @@ mod tests {
             ("2", "as in 2s or 500ms"),
             ("livelok=1s", "no class `livelok`; did you mean `livelock`?"),
             ("xyzzy=1s", "no class `xyzzy`; there are deadlock, "),
+            ("sleeper=1s", "no class `sleeper`; did you mean `sleepers`?"),
+            ("sleepers=1ns", "too short to sample the guest twice"),
             ("boot-stall=1s", "--ready-within"),
         ];
         for (text, message) in rows {

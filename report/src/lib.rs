@@ -67,8 +67,9 @@ pub use cpu::{
 };
 pub use frame::{Availability, FoundBy, Frame, FrameSymbol, Function, Variable, VariableKind};
 pub use hang::{
-    ActivityState, Certainty, Evidence, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine,
-    Spin, SpinWriter, Task, TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode, blamed_function,
+    ActivityState, Certainty, Evidence, Fact, HandlerKind, Hang, LockKind, NodeKind, OfflineState,
+    SourceLine, Spin, SpinWriter, Task, TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode,
+    blamed_function,
 };
 pub use nmiscope_names::short_name;
 pub use report::{

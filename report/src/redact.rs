@@ -453,7 +453,9 @@ impl Redact for Fact {
                 if let Some(SourceLine { file: _, line: _ }) = line {}
             }
             Self::NoTick { ms: _ } | Self::NoSchedule { ms: _, interrupts: _ } => {}
-            Self::Waited { ms: _ } | Self::TasksNotRun { ms: _, tasks: _ } => {}
+            Self::Waited { ms: _ }
+            | Self::TasksNotRun { ms: _, tasks: _ }
+            | Self::Offline { how: _ } => {}
             Self::PendingWork { ms: _, items: _, ran_ms: _ } => {}
             Self::NotReady { ms: _ } | Self::NoOutput { ms: _ } => {}
             Self::SeenWithInterruptsOff { ms: _ } => {}

@@ -202,6 +202,32 @@ mod tests_of_run {
         assert_eq!(given.get(Class::Deadlock), seconds(2));
         assert_eq!(given.get(Class::BootStall), seconds(5));
         assert!(!bounds(&["--hang-after", "0"]).any());
+        assert!(bounds(&["--hang-after", "0", "--hang-after", "sleepers=9s"]).any());
+    }
+
+    #[test]
+    fn sleepers_have_a_bound_of_their_own_unless_their_class_is_named() {
+        let sleepers = |arguments: &[&str]| {
+            let all = ["nmiscope", "run"].iter().chain(arguments);
+            let Command::Run(run) = Arguments::try_parse_from(all).unwrap().command else {
+                unreachable!("`run` was given")
+            };
+            [Class::LockWait, Class::LostWakeup].map(|class| run.bounds().get_for(class, true))
+        };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let rows: [(&[&str], _); 8] = [
+            (&[], [seconds(120); 2]),
+            (&["--hang-after", "soft-lockup=9s"], [seconds(120); 2]),
+            (&["--hang-after", "1s"], [seconds(60); 2]),
+            (&["--hang-after", "5s"], [seconds(120); 2]),
+            (&["--hang-after", "200s"], [seconds(200); 2]),
+            (&["--hang-after", "0"], [None; 2]),
+            (&["--hang-after", "sleepers=7s", "--hang-after", "1s"], [seconds(7); 2]),
+            (&["--hang-after", "lost-wakeup=3s", "--hang-after", "sleepers=0"], [None, seconds(3)]),
+        ];
+        for (arguments, bounds) in rows {
+            assert_eq!(sleepers(arguments), bounds, "{arguments:?}");
+        }
     }
 
     #[test]

@@ -77,8 +77,10 @@ pub struct RunArgs {
     /// CLASS=DURATION sets the bound of one class of hangs, and may be repeated: deadlock, dead-halt,
     /// hard-lockup, soft-lockup, lock-wait, livelock, lost-wakeup, silent (an unknown kernel prints
     /// nothing; 30s by default), starved (the host does not run a vCPU; by default 30s times the number
-    /// of vCPUs that share a core).
-    #[arg(long, value_name = "[CLASS=]DURATION", default_value = "2s")]
+    /// of vCPUs that share a core). sleepers=DURATION sets that of hangs whose waiters all sleep, in
+    /// classes that are not named: 120s by default, or sixty times a shorter general bound. A cycle of
+    /// locks does not wait for it.
+    #[arg(long, value_name = "[CLASS=]DURATION", default_values = ["2s", "sleepers=120s"])]
     pub hang_after: Vec<HangAfter>,
     /// Report a hang (boot-stall) when the guest is not ready after this long; 0 disables detection
     ///
@@ -163,6 +165,9 @@ impl RunArgs {
         let general = self.hang_after.iter().rev().find(|after| after.scope.is_none());
         let general = general.map_or(Some(Bounds::DEFAULT), |after| after.bound);
         let mut bounds = Bounds::new(general);
+        let named = |after: &&HangAfter| after.scope == Some(BoundScope::Sleepers);
+        let sleepers = self.hang_after.iter().rev().find(named).map(|after| after.bound);
+        bounds.set_sleepers(sleepers.unwrap_or(general.map(Bounds::sleepers_for)));
         // vCPUs that share a core wait for each other's turns.
         let cores = std::thread::available_parallelism().map_or(1, usize::from) as u32;
         bounds.starved = bounds.starved.map(|bound| bound * self.cpus.div_ceil(cores).max(1));
@@ -172,7 +177,7 @@ impl RunArgs {
             match after.scope {
                 Some(BoundScope::Class(class)) => bounds.set(class, after.bound),
                 Some(BoundScope::Starved) => bounds.starved = after.bound,
-                None => {}
+                Some(BoundScope::Sleepers) | None => {}
             }
         }
         bounds

@@ -5,7 +5,8 @@
 use std::collections::BTreeSet;
 
 use nmiscope_report::{
-    Certainty, Cpu, CpuState, Evidence, Fact, Hang, SourceLine, Spin, Task, WaitNode, bucket,
+    ActivityState, Certainty, Cpu, CpuState, Evidence, Fact, Hang, NodeKind, OfflineState,
+    SourceLine, Spin, Task, WaitNode, bucket,
 };
 
 use super::own_part::{OwnStack, Party, own_part};
@@ -121,7 +122,7 @@ impl HangDescriber<'_> {
             let is_so = |node: &Node| state(node).is_some_and(|(state, on)| wanted(state, on));
             !hang.blamed.is_empty() && hang.blamed.iter().all(is_so)
         };
-        if all_are(|state, _| state == CpuState::NotStarted) {
+        if all_are(|state, _| matches!(state, CpuState::NotStarted | CpuState::InInit)) {
             return vec!["not-started"];
         }
         let idles = all_are(|state, interrupts_enabled| {
@@ -205,7 +206,26 @@ impl HangDescriber<'_> {
         let mut nodes: Vec<Node> = cpus.chain(ends).chain(named).chain(locks).collect();
         nodes.sort_unstable();
         nodes.dedup();
-        nodes.into_iter().map(|node| self.parties.node(node)).collect()
+        nodes.into_iter().map(|node| self.node(node)).collect()
+    }
+
+    /// Returns a party. A CPU outside the hang that has made no progress since about the same time, which
+    /// no record explains, is marked.
+    fn node(&self, node: Node) -> WaitNode {
+        let mut party = self.parties.node(node);
+        let hang = self.hang;
+        let is_outside = !hang.blamed.contains(&node) && !hang.victims.contains(&node);
+        if let NodeKind::Cpu { cpu, activity, .. } = &mut party.kind
+            && *activity == ActivityState::Running
+            && is_outside
+            && let Some(ages) = self.context.ages.cpus.get(*cpu as usize)
+            // A CPU that has gone through its main loop meanwhile is not stuck.
+            && ages.main_loop.own() >= hang.age.mul_f64(0.75)
+            && !hang.age.is_zero()
+        {
+            *activity = ActivityState::Stuck;
+        }
+        party
     }
 
     /// Returns the words that blamed CPUs spin on, if they spin on anything.
@@ -292,14 +312,36 @@ impl HangDescriber<'_> {
         if self.hang.class.is_before_ready() {
             facts.push(Fact::NotReady { ms: milliseconds(self.hang.age) });
         }
+        facts.extend(self.offline(cpu));
         facts.extend(self.stop_position(cpu));
         facts
     }
 
     fn facts_of_task(&self, task: u32) -> Vec<Fact> {
-        let age = self.context.ages.tasks.get(task as usize).map(hang::Unchanged::own);
-        let waited = age.filter(|age| !age.is_zero());
-        waited.map(|age| Fact::Waited { ms: milliseconds(age) }).into_iter().collect()
+        let own =
+            |ages: Option<std::time::Duration>| ages.filter(|age| !age.is_zero()).map(milliseconds);
+        let ages = self.context.ages;
+        let waited = own(ages.tasks.get(task as usize).map(hang::Unchanged::own));
+        let not_run = own(ages.not_run.get(task as usize).map(hang::Unchanged::own));
+        let not_run = not_run.filter(|_| hang::behaviour(self.hang.class).has_work);
+        let waited = waited.map(|ms| Fact::Waited { ms });
+        let not_run = not_run.map(|ms| Fact::TasksNotRun { ms, tasks: 1 });
+        waited.into_iter().chain(not_run).collect()
+    }
+
+    /// Returns the state of a CPU that does not run the kernel; `None` for one that does.
+    fn offline(&self, number: u32) -> Option<Fact> {
+        let by_kernel = || self.context.kernel?.cpu(number).map(|cpu| !cpu.online);
+        let how = match self.cpu(number)?.state {
+            CpuState::NotStarted => OfflineState::NotStarted,
+            CpuState::InInit => OfflineState::InInit,
+            CpuState::Reset => OfflineState::Reset,
+            _ if by_kernel() != Some(true) => return None,
+            CpuState::Halted | CpuState::ProbablyHalted => OfflineState::Halted,
+            CpuState::Running => OfflineState::Running,
+            CpuState::Unknown | CpuState::NotRecorded => return None,
+        };
+        Some(Fact::Offline { how })
     }
 
     /// Returns the place where a CPU was stopped.

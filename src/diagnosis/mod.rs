@@ -177,7 +177,8 @@ fn cpu_state(state: Option<&VcpuState>) -> CpuState {
     match state.execution() {
         Execution::Halted if state.mp_state == MpState::BehindHlt => CpuState::ProbablyHalted,
         Execution::Unknown(_) => CpuState::Unknown,
-        Execution::NotStarted | Execution::InInit => CpuState::NotStarted,
+        Execution::NotStarted => CpuState::NotStarted,
+        Execution::InInit => CpuState::InInit,
         Execution::Offline => CpuState::Reset,
         Execution::Halted => CpuState::Halted,
         _ if state.mp_state == MpState::Unrecorded => CpuState::NotRecorded,
@@ -337,7 +338,8 @@ fn same_stack(a: &Cpu, b: &Cpu) -> bool {
         && a.findings == b.findings
         && faults_of(a) == faults_of(b)
         && answered(a) == answered(b);
-    let unseen = |cpu: &Cpu| stack(cpu).is_empty() && cpu.state != CpuState::NotStarted;
+    let was_started = |cpu: &Cpu| !matches!(cpu.state, CpuState::NotStarted | CpuState::InInit);
+    let unseen = |cpu: &Cpu| stack(cpu).is_empty() && was_started(cpu);
     same_state && !unseen(a) && !unseen(b) && stack(a) == stack(b)
 }
 

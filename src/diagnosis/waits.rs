@@ -196,7 +196,9 @@ impl Parties<'_> {
         let online = self.kernel.and_then(|kernel| kernel.cpu(cpu));
         let Some(seen) = self.cpus.get(cpu as usize) else { return ActivityState::Absent };
         match (seen.state, seen.interrupts_enabled) {
-            (CpuState::NotStarted | CpuState::Reset, _) => ActivityState::Offline,
+            (CpuState::NotStarted | CpuState::InInit | CpuState::Reset, _) => {
+                ActivityState::Offline
+            }
             _ if online.is_some_and(|cpu| !cpu.online) => ActivityState::Offline,
             (CpuState::Running, _) => ActivityState::Running,
             (CpuState::Halted | CpuState::ProbablyHalted, Some(true)) => ActivityState::Idle,

@@ -113,9 +113,13 @@ pub struct CpuAges {
     /// The time since the main loop or the tick advanced, whichever was later. Cores call it `nothing`.
     #[serde(rename = "nothing")]
     pub no_progress: Age,
-    /// The last sample since then; `None` if there is none.
+    /// The last sample since then; `None` if there is none. Its timer is unknown once the vCPU has left
+    /// the HLT of the sample.
     #[serde(default)]
     pub seen: Option<VcpuSample>,
+    /// True once the CPU was sampled with interrupts on, or the host counted an interrupt.
+    #[serde(default)]
+    pub took_interrupts: bool,
     /// The time for which the CPU has been observed.
     #[serde(default)]
     pub watched: Age,
@@ -131,6 +135,13 @@ pub struct Ages {
     /// The wait of each task that waits for a CPU, in the own time of that CPU.
     #[serde(default)]
     pub answers: Vec<Unchanged<WaitKey>>,
+    /// The number of switches to each task while it could run and its CPU does not run it, by task number,
+    /// in the own time of the task's CPU.
+    #[serde(default)]
+    pub not_run: Vec<Unchanged<u64>>,
+    /// Flags by task number: true for a task that ran in an interval in which its CPU finished work.
+    #[serde(default)]
+    pub workers: Vec<bool>,
     /// The holder of each lock, by the lock's address, in the own time of the holder's CPU.
     pub locks: BTreeMap<u64, Unchanged<(Option<u32>, u64)>>,
     /// The number of bytes on the console.
@@ -138,15 +149,17 @@ pub struct Ages {
     /// The number of the panicking CPU.
     #[serde(default)]
     pub panicking: Unchanged<u32>,
-    /// True once any CPU was sampled with interrupts on, or the host counted an interrupt.
-    #[serde(default)]
-    pub took_interrupts: bool,
 }
 
 impl Ages {
     /// Adds the interval between two observations. An interval longer than `longest` counts as `longest`:
-    /// the observer itself was not running for the rest.
+    /// the observer itself was not running for the rest. Time in which a debugger has stopped the kernel does
+    /// not count.
     pub(super) fn advance(&mut self, last: &Observation, now: &Observation, longest: Duration) {
+        if now.kernel.known().is_some_and(KernelState::is_in_debugger) {
+            // No CPU could have made progress.
+            return;
+        }
         let wall = now.at.saturating_sub(last.at).min(longest);
         let passed: Vec<Age> = (0..now.vcpus.len())
             .map(|cpu| {
@@ -161,13 +174,40 @@ impl Ages {
         self.cpus.resize_with(now.vcpus.len(), CpuAges::default);
         for (cpu, (ages, vcpu)) in self.cpus.iter_mut().zip(&now.vcpus).enumerate() {
             let before = last.vcpus.get(cpu).map_or_else(HostCounts::default, |vcpu| vcpu.counts);
-            self.took_interrupts |= ages.advance_vcpu(vcpu, before, passed[cpu]);
+            ages.advance_vcpu(vcpu, before, passed[cpu]);
             ages.watched = ages.watched.plus(passed[cpu]);
         }
         self.console.observe(Some(now.console_bytes), passed_on(0));
         match &now.kernel {
-            Reading::Known(kernel) => self.advance_kernel(kernel, passed_on),
+            Reading::Known(kernel) => {
+                self.advance_tasks(last.kernel.known(), kernel, passed_on);
+                self.advance_kernel(kernel, passed_on);
+            }
             Reading::Unreadable { .. } | Reading::Unknown => self.forget_kernel(),
+        }
+    }
+
+    /// Updates what is known of tasks beside their waits, from the kernel's state at the last observation
+    /// and now.
+    fn advance_tasks(
+        &mut self,
+        last: Option<&KernelState>,
+        kernel: &KernelState,
+        passed_on: impl Fn(u32) -> Age,
+    ) {
+        let work_done = |kernel: &KernelState, cpu| Some(kernel.cpu(cpu)?.work_done);
+        self.not_run.resize_with(kernel.tasks.len(), Unchanged::default);
+        self.workers.resize(kernel.tasks.len(), false);
+        let ages = self.not_run.iter_mut().zip(&mut self.workers);
+        for (number, (task, (not_run, worker))) in (0..).zip(kernel.tasks.iter().zip(ages)) {
+            let waiting = task.as_ref().filter(|task| kernel.awaits_cpu(number, task));
+            let passed = passed_on(task.as_ref().map_or(0, |task| task.cpu));
+            not_run.observe(waiting.map(|task| task.switches), passed);
+            let before = last.and_then(|last| Some((last, last.task(number)?)));
+            if let (Some(task), Some((last, before))) = (task, before) {
+                let ran = task.switches != before.switches;
+                *worker |= ran && work_done(kernel, task.cpu) != work_done(last, task.cpu);
+            }
         }
     }
 
@@ -215,12 +255,20 @@ impl Ages {
     fn forget_kernel(&mut self) {
         self.tasks.clear();
         self.answers.clear();
+        self.not_run.clear();
+        self.workers.clear();
         self.locks.clear();
         self.panicking = Unchanged::default();
         for cpu in &mut self.cpus {
             let interrupts_off = std::mem::take(&mut cpu.interrupts_off);
             let awake = std::mem::take(&mut cpu.awake);
-            *cpu = CpuAges { interrupts_off, awake, watched: cpu.watched, ..CpuAges::default() };
+            *cpu = CpuAges {
+                interrupts_off,
+                awake,
+                watched: cpu.watched,
+                took_interrupts: cpu.took_interrupts,
+                ..CpuAges::default()
+            };
         }
     }
 
@@ -233,6 +281,16 @@ impl Ages {
     /// Returns how long a task has been in its current wait.
     pub(super) fn task(&self, task: u32) -> Age {
         self.tasks.get(task as usize).map_or_else(Age::default, |task| task.age)
+    }
+
+    /// Returns how long a task could have run and has not.
+    pub(super) fn not_run(&self, task: u32) -> Age {
+        self.not_run.get(task as usize).map_or_else(Age::default, |task| task.age)
+    }
+
+    /// Returns true for a task that ran in an interval in which its CPU finished work.
+    pub(super) fn is_worker(&self, task: u32) -> bool {
+        self.workers.get(task as usize).copied().unwrap_or(false)
     }
 
     /// Returns the time that the CPU awaited by a task has had to answer; `None` if the task waits for no
@@ -257,9 +315,9 @@ impl Ages {
 }
 
 impl CpuAges {
-    /// Updates what is visible from outside, and returns true if the CPU takes interrupts. `before` are
-    /// the host's counts at the last observation: ten samples a second can miss what happens in between.
-    fn advance_vcpu(&mut self, vcpu: &ObservedVcpu, before: HostCounts, passed: Age) -> bool {
+    /// Updates what is visible from outside. `before` are the host's counts at the last observation: ten
+    /// samples a second can miss what happens in between.
+    fn advance_vcpu(&mut self, vcpu: &ObservedVcpu, before: HostCounts, passed: Age) {
         let has_changed = |before: Option<u64>, now: Option<u64>| {
             before.zip(now).is_some_and(|(before, now)| before != now)
         };
@@ -277,8 +335,31 @@ impl CpuAges {
             let awake = started && !halted && !entered_hlt;
             self.awake.observe(awake.then_some(()), passed);
         }
-        self.seen = vcpu.sample.or(self.seen);
-        took_interrupts || vcpu.sample.is_some_and(|sample| sample.started && sample.interrupts_on)
+        let is_awake = vcpu.times.is_some_and(|times| !times.asleep);
+        let has_left = is_awake || entered_hlt || took_interrupts;
+        let earlier = self.seen.map(|seen| match has_left {
+            true => VcpuSample { timer_armed: None, ..seen },
+            false => seen,
+        });
+        self.seen = vcpu.sample.or(earlier);
+        self.took_interrupts |= vcpu.has_taken_interrupts();
+    }
+
+    /// Returns the time for which the CPU has neither ticked nor run its main loop.
+    pub(super) fn no_progress(&self) -> Age {
+        self.without_sleep(self.no_progress)
+    }
+
+    /// Returns an age of the CPU without the time in which it slept, if it executes now: one that slept until
+    /// now has just been woken.
+    pub(super) fn without_sleep(&self, age: Age) -> Age {
+        let executes = self.seen.is_some_and(|seen| !seen.halted);
+        if executes { Age { own: age.own.min(age.ran), ..age } } else { age }
+    }
+
+    /// Returns true for a CPU that idles until its timer wakes it, as a tickless kernel does.
+    pub(super) fn awaits_timer(&self) -> bool {
+        self.seen.is_some_and(|seen| seen.awaits_timer())
     }
 
     fn advance(&mut self, activity: Option<&CpuActivity>, switches: u64, passed: Age) {

@@ -92,9 +92,11 @@ impl Detector {
         self.advance(now);
         let verdict = self.judge_last()?.verdict()?;
         if let Verdict::Hangs(found) = &verdict {
+            // A suspicion beside them may become due later, and is reported then.
+            let verdicts = found.hangs.iter().filter(|hang| hang.certainty.is_verdict());
             let numbers = self.reported_so_far..;
-            self.reported.extend(numbers.zip(found.hangs.iter().cloned()));
-            self.reported_so_far += found.hangs.len();
+            self.reported.extend(numbers.zip(verdicts.clone().cloned()));
+            self.reported_so_far += verdicts.count();
         }
         Some(verdict)
     }

@@ -11,6 +11,7 @@ use nmiscope_report::Class;
 use super::guest::{KnownGuest, sleep_queue};
 use super::verdict::{DetectedHang, HangCertainty};
 use super::wait_graph::{Edge, EdgeKind, Node, Root, WaitChains};
+use crate::kernel::KernelTask;
 
 /// Parties whose waits lead to one root, with the waits.
 #[derive(Debug, Default)]
@@ -92,6 +93,7 @@ impl WaiterGroup {
             victims,
             edges,
             certainty: HangCertainty::default(),
+            asleep: false,
         }
     }
 }
@@ -122,6 +124,17 @@ pub fn parties_at(guest: &KnownGuest<'_>, root: &Root, edges: &BTreeSet<Edge>) -
         }
         Root::One(node) => vec![node],
     }
+}
+
+/// Returns true if there are waits for locks or CPUs among `edges`, and all waiters are tasks that sleep.
+pub fn all_sleep(guest: &KnownGuest<'_>, edges: &[Edge]) -> bool {
+    let is_wait = |edge: &&Edge| !matches!(edge.kind, EdgeKind::HeldBy | EdgeKind::RunsOn);
+    let mut waiters = edges.iter().filter(is_wait).map(|edge| edge.from).peekable();
+    let sleeps = |node| match node {
+        Node::Task(task) => guest.kernel.task(task).is_some_and(KernelTask::is_asleep),
+        Node::Cpu(_) | Node::Lock(_) | Node::Queue(_) => false,
+    };
+    waiters.peek().is_some() && waiters.all(sleeps)
 }
 
 /// Returns the tasks that run on the CPU at the root, or are ready to.

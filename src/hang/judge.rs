@@ -33,6 +33,8 @@ enum Guest<'a> {
     Booting(BootingGuest<'a>),
     Known(KnownGuest<'a>),
     Unknown(UnknownGuest<'a>),
+    /// A known kernel whose debugger has stopped it: it makes no progress, and does not hang.
+    InDebugger,
     /// A known kernel whose state cannot be read at this observation; a later one is judged again.
     Unreadable,
 }
@@ -41,6 +43,7 @@ impl<'a> Judge<'a> {
     fn guest(&self) -> Guest<'a> {
         let Self { bounds, ages, now, .. } = *self;
         match &now.kernel {
+            Reading::Known(kernel) if kernel.is_in_debugger() => Guest::InDebugger,
             _ if !self.ready => {
                 let known = now.kernel.known().map(|kernel| self.known(kernel));
                 Guest::Booting(BootingGuest { bounds, ages, known })
@@ -80,11 +83,11 @@ impl<'a> Judge<'a> {
             }
             Guest::Known(guest) => known::hangs(&guest, |hang| self.is_reported(hang)),
             Guest::Unknown(guest) => unknown::hang(&guest).into_iter().collect(),
-            Guest::Unreadable => Vec::new(),
+            Guest::InDebugger | Guest::Unreadable => Vec::new(),
         };
         hangs.retain(|hang| !self.is_reported(hang));
         for hang in &mut hangs {
-            hang.certainty = moment::certainty_of_due(self.now, hang, self.bounds);
+            hang.certainty = moment::certainty_of_due(self.now, hang);
         }
         if !hangs.is_empty() {
             let found = Detection { hangs, ages: self.ages.clone(), samples: Vec::new() };
@@ -112,8 +115,8 @@ impl<'a> Judge<'a> {
     /// Returns true while a reported hang lasts: at least one of its parties has made no progress since.
     pub fn holds(&self, hang: &DetectedHang) -> bool {
         match self.guest() {
-            // Only that it is not ready can have been reported.
-            Guest::Booting(_) => true,
+            // Only that it is not ready can have been reported. A debugger stops a hang's clock.
+            Guest::Booting(_) | Guest::InDebugger => true,
             Guest::Known(guest) => known::holds(&guest, hang),
             Guest::Unknown(guest) => unknown::holds(&guest, hang),
             Guest::Unreadable => false,
@@ -134,7 +137,7 @@ impl<'a> Judge<'a> {
             Guest::Booting(guest) => boot_stall::remaining(&guest),
             Guest::Known(guest) => known::remaining(&guest),
             Guest::Unknown(guest) => unknown::remaining(&guest),
-            Guest::Unreadable => None,
+            Guest::InDebugger | Guest::Unreadable => None,
         }
     }
 }

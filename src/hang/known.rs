@@ -2,6 +2,10 @@
 //!
 //! Owns which parties form one hang and which hangs are reported together; refuses to own what makes a
 //! class (`class`). Called by `judge`.
+//!
+//! Once a hang is due, everything that has made no progress since about the same time is reported with it,
+//! of whatever class: the reader has to see all of it to find the cause, and the run may end with the
+//! report. What has not lasted for nearly its own bound is reported as a suspicion.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +15,9 @@ use nmiscope_report::Class;
 
 use super::ages::Age;
 use super::class::{self, cpu_lockup, deadlock, lock_wait, pending_work, soft_lockup};
-use super::group::{WaiterGroup, groups};
+use super::group::{WaiterGroup, all_sleep, groups};
 use super::guest::KnownGuest;
+use super::moment::{is_endless, suspicion};
 use super::verdict::DetectedHang;
 use super::wait_graph::{Node, Root, WaitChains};
 
@@ -27,12 +32,16 @@ pub fn hangs(
     let known: BTreeSet<Node> =
         hangs.iter().flat_map(|hang| hang.blamed.iter().chain(&hang.victims).copied()).collect();
     let mut others = guest.cpus().filter(|&cpu| !known.contains(&Node::Cpu(cpu)));
-    // Wait for such a CPU, which may be as much to blame; but not forever, since the host may never run
-    // it.
+    // Wait for such a CPU, which may be as much to blame, and for one that has nearly come to its bound; but
+    // not forever, since the host may never run it.
     let early = |hang: &DetectedHang| {
-        guest.bounds.get(hang.class).is_some_and(|bound| hang.age < bound * 2)
+        hang.bound(guest.bounds).is_some_and(|bound| hang.age < bound.saturating_mul(2))
     };
-    if hangs.iter().all(early) && others.any(|cpu| is_undecided(guest, cpu)) {
+    let mut is_undecided = || {
+        let is_open = |hang| is_open(guest, hang);
+        hangs.iter().any(is_open) || others.any(|cpu| is_undecided(guest, cpu))
+    };
+    if hangs.iter().all(early) && is_undecided() {
         return Vec::new();
     }
     hangs
@@ -85,7 +94,11 @@ fn candidates(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
             let (class, age) = classify(guest, &root, &group)?;
             let group = group.merged_with(victims.remove(&root).unwrap_or_default());
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
-            Some(group.into_hang(guest, (class, age), &root, blamed))
+            let hang = group.into_hang(guest, (class, age), &root, blamed);
+            let asleep = class::rests_on_waiters(class)
+                && all_sleep(guest, &hang.edges)
+                && !is_endless(guest.kernel, &hang);
+            Some(DetectedHang { asleep, ..hang })
         })
         .collect();
     found.extend(pending_work::found(guest, &explained));
@@ -110,6 +123,9 @@ fn classify_cpu(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
     if guest.kernel.cpu(cpu).is_some_and(|activity| activity.waits_in_halt) {
         return None;
     }
+    if guest.ages.cpu(cpu).awaits_timer() {
+        return None;
+    }
     let main_loop = soft_lockup::main_loop_age(guest, cpu);
     cpu_lockup::found(guest, cpu, main_loop).or_else(|| soft_lockup::found(guest, cpu))
 }
@@ -125,17 +141,34 @@ fn is_undecided(guest: &KnownGuest<'_>, cpu: u32) -> bool {
     rules.any(|rule| rule.age_of_cpu(guest, cpu).is_some_and(|age| undecided(rule.class(), age)))
 }
 
-/// Merges candidates into one hang of each class that is due, and one of each cycle, with all that have
-/// reached half of the bound: CPUs that hang together do not stop in the same interval.
+/// Merges candidates into the hangs that are reported together; none if none of them is due.
+///
+/// All join that have reached half of their own bound, since parties that hang together do not stop in the
+/// same interval, and all that have made no progress since about the same time. A class has one hang; cycles
+/// are independent, or they would be one.
 fn merge(guest: &KnownGuest<'_>, found: Vec<DetectedHang>) -> Vec<DetectedHang> {
-    let is_due = |hang: &&DetectedHang| guest.bounds.is_due(hang.class, hang.age);
-    let due: BTreeSet<Class> = found.iter().filter(is_due).map(|hang| hang.class).collect();
-    let mut merged = BTreeMap::<(Class, Vec<Node>), DetectedHang>::new();
-    let found = found.into_iter().filter(|hang| due.contains(&hang.class));
-    for hang in found.filter(|hang| guest.bounds.is_half_due(hang.class, hang.age)) {
-        // Two cycles are independent, or they would be one.
+    let kind = |hang: &DetectedHang| (hang.class, hang.asleep);
+    let is_due = |hang: &&DetectedHang| hang.is_due(guest.bounds);
+    let due: BTreeSet<(Class, bool)> = found.iter().filter(is_due).map(kind).collect();
+    let since = found.iter().filter(is_due).map(|hang| stopped_for(guest, hang)).max();
+    let Some(since) = since else { return Vec::new() };
+    let mut merged = BTreeMap::<(Class, bool, bool, Vec<Node>), DetectedHang>::new();
+    for mut hang in found {
+        let is_half_due = guest.bounds.is_half_due_for(hang.class, hang.asleep, hang.age);
+        let stopped = stopped_for(guest, &hang);
+        // A party that the host has hardly run may just not have come to go on.
+        let is_contemporary = stopped + TOGETHER >= since && hang.age >= stopped / 2;
+        let is_enabled = hang.bound(guest.bounds).is_some();
+        if !is_enabled || !is_half_due && !is_contemporary {
+            continue;
+        }
+        let is_like_due = due.contains(&kind(&hang)) || is_contemporary;
+        if !is_nearly_due(guest, &hang) && !(is_half_due && is_like_due) {
+            hang.certainty = suspicion(&hang, hang.bound(guest.bounds));
+        }
         let cycle = hang.blamed.iter().copied().filter(|_| hang.class.is_cycle());
-        match merged.entry((hang.class, cycle.collect())) {
+        let key = (hang.class, hang.asleep, !hang.certainty.is_verdict(), cycle.collect());
+        match merged.entry(key) {
             Entry::Occupied(mut first) => first.get_mut().absorb(hang),
             Entry::Vacant(first) => {
                 first.insert(hang);
@@ -143,4 +176,34 @@ fn merge(guest: &KnownGuest<'_>, found: Vec<DetectedHang>) -> Vec<DetectedHang> 
         }
     }
     merged.into_values().collect()
+}
+
+/// The most time between the observations at which two parties that stop together are seen to stop: each
+/// interval adds at most 200 ms.
+const TOGETHER: Duration = Duration::from_millis(300);
+
+/// Returns true for a hang that has lasted for three quarters of its bound.
+fn is_nearly_due(guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
+    hang.bound(guest.bounds).is_some_and(|bound| hang.age >= bound * 3 / 4)
+}
+
+/// Returns true for a suspicion beside a verdict that will soon be a verdict, or be over.
+fn is_open(guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
+    let is_half_due = guest.bounds.is_half_due_for(hang.class, hang.asleep, hang.age);
+    !hang.certainty.is_verdict() && is_half_due
+}
+
+/// Returns the wall-clock time for which a party of a hang has made no progress, the longest one.
+fn stopped_for(guest: &KnownGuest<'_>, hang: &DetectedHang) -> Duration {
+    let parties = hang.blamed.iter().chain(&hang.victims);
+    let wall = |node: &Node| match *node {
+        Node::Cpu(cpu) => {
+            let ages = guest.ages.cpu(cpu);
+            let ages = [ages.main_loop.age, ages.wait.age, ages.work.age, ages.ready.age];
+            ages.into_iter().map(|age| age.wall).max()
+        }
+        Node::Task(task) => Some(guest.ages.task(task).wall.max(guest.ages.not_run(task).wall)),
+        Node::Lock(_) | Node::Queue(_) => None,
+    };
+    parties.filter_map(wall).max().unwrap_or(hang.age)
 }

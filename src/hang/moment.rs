@@ -86,7 +86,7 @@ pub(super) fn hangs(
     // With detection disabled, the default bounds apply.
     let default = Bounds::default();
     let bounds = if bounds.any() { bounds } else { &default };
-    let tight = bounds.map(|bound| bound.min(MIN_SUSPICIOUS_AGE.max(bound / BOUND_DIVISOR)));
+    let tight = bounds.tightened(|bound| bound.min(MIN_SUSPICIOUS_AGE.max(bound / BOUND_DIVISOR)));
     let known = now.kernel.known().map(|kernel| KnownGuest {
         bounds: &tight,
         ages,
@@ -96,7 +96,9 @@ pub(super) fn hangs(
     });
     let judge = Moment { now, bounds };
     match (&known, &now.kernel) {
-        (Some(KnownGuest { kernel: KernelState { panicking: Some(_), .. }, .. }), _) => Vec::new(),
+        (Some(guest), _) if guest.kernel.panicking.is_some() || guest.kernel.is_in_debugger() => {
+            Vec::new()
+        }
         _ if !ready => {
             let guest = BootingGuest { bounds: &tight, ages, known };
             let stall = boot_stall::found(&guest, known::largest_group);
@@ -130,16 +132,11 @@ pub fn all_waits(kernel: &KernelState, ages: &Ages) -> Vec<Edge> {
     edges.into_iter().collect()
 }
 
-/// Returns the certainty of a hang that has lasted for its bound.
-pub(super) fn certainty_of_due(
-    now: &Observation,
-    hang: &DetectedHang,
-    bounds: &Bounds,
-) -> HangCertainty {
-    let judge = Moment { now, bounds };
+/// Returns the certainty of a hang that has lasted for its bound, or is reported with one that has.
+pub(super) fn certainty_of_due(now: &Observation, hang: &DetectedHang) -> HangCertainty {
     match now.kernel.known() {
-        Some(kernel) if judge.is_endless(kernel, hang) => HangCertainty::Certain,
-        _ => HangCertainty::Likely,
+        Some(kernel) if is_endless(kernel, hang) => HangCertainty::Certain,
+        _ => hang.certainty.clone(),
     }
 }
 
@@ -166,7 +163,7 @@ impl Moment<'_> {
         let due = UnknownGuest { bounds: self.bounds, ..*guest };
         // Suspected at first: a vCPU that was taken offline is in HLT with interrupts off too.
         let by_age = |hang: DetectedHang| {
-            let bound = unknown::bound(&due, hang.class);
+            let bound = unknown::bound(&due, &hang);
             by_bound(hang, bound)
         };
         unknown::hang(guest).into_iter().map(by_age).collect()
@@ -181,7 +178,7 @@ impl Moment<'_> {
             let (class, age) = deadlock::found(guest, nodes)?;
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             let hang = group.into_hang(guest, (class, age), &root, blamed);
-            match self.is_endless(guest.kernel, &hang) {
+            match is_endless(guest.kernel, &hang) {
                 true => Some(DetectedHang { certainty: HangCertainty::Certain, ..hang }),
                 // A cycle that can end is found with the other hangs, once it is old enough.
                 false => None,
@@ -218,46 +215,45 @@ impl Moment<'_> {
         })
     }
 
-    /// Returns true for a cycle of locks in which only another of its parties can end a wait. A single
-    /// moment cannot decide if a CPU will answer a call: one that spins with interrupts on is found
-    /// inside its timer's handler, with interrupts off, as likely as not.
-    fn is_endless(&self, kernel: &KernelState, hang: &DetectedHang) -> bool {
-        if !hang.class.is_cycle() {
-            return false;
-        }
-        let (blamed, edges) = (&hang.blamed, &hang.edges);
-        let inside = |node: &Node| blamed.contains(node);
-        let in_cycle = |edge: &&Edge| match edge.kind {
-            EdgeKind::HeldBy => inside(&edge.to),
-            _ => inside(&edge.from),
-        };
-        let mut waits = 0;
-        let is_endless = edges.iter().filter(in_cycle).all(|edge| match edge.kind {
-            EdgeKind::WaitsFor => {
-                waits += 1;
-                wait_of(kernel, edge.from)
-                    .is_some_and(|wait| ends_by_holder_alone(kernel, edge, wait))
-            }
-            EdgeKind::HeldBy => true,
-            // `RunsOn`: a kernel may preempt the task.
-            EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
-        });
-        waits > 0 && waits == blamed.len() && is_endless
-    }
-
     fn sample(&self, cpu: u32) -> Option<VcpuSample> {
         self.now.vcpus.get(cpu as usize)?.sample
     }
 
     /// Sets a hang's certainty by its age and the bound of its class.
     fn by_age(&self, hang: DetectedHang) -> DetectedHang {
-        let bound = self.bounds.get(hang.class);
+        let bound = hang.bound(self.bounds);
         by_bound(hang, bound)
     }
 
     fn suspicion(&self, hang: &DetectedHang) -> HangCertainty {
-        suspicion(hang, self.bounds.get(hang.class))
+        suspicion(hang, hang.bound(self.bounds))
     }
+}
+
+/// Returns true for a cycle of locks in which only another of its parties can end a wait. A single moment
+/// cannot decide if a CPU will answer a call: one that spins with interrupts on is found inside its timer's
+/// handler, with interrupts off, as likely as not.
+pub(super) fn is_endless(kernel: &KernelState, hang: &DetectedHang) -> bool {
+    if !hang.class.is_cycle() {
+        return false;
+    }
+    let (blamed, edges) = (&hang.blamed, &hang.edges);
+    let inside = |node: &Node| blamed.contains(node);
+    let in_cycle = |edge: &&Edge| match edge.kind {
+        EdgeKind::HeldBy => inside(&edge.to),
+        _ => inside(&edge.from),
+    };
+    let mut waits = 0;
+    let is_endless = edges.iter().filter(in_cycle).all(|edge| match edge.kind {
+        EdgeKind::WaitsFor => {
+            waits += 1;
+            wait_of(kernel, edge.from).is_some_and(|wait| ends_by_holder_alone(kernel, edge, wait))
+        }
+        EdgeKind::HeldBy => true,
+        // `RunsOn`: a kernel may preempt the task.
+        EdgeKind::Calls | EdgeKind::BringsUp | EdgeKind::RunsOn | EdgeKind::SleepsOn => false,
+    });
+    waits > 0 && waits == blamed.len() && is_endless
 }
 
 /// Sets a hang's certainty: likely from the age `bound`, and suspected before.
@@ -267,7 +263,7 @@ fn by_bound(hang: DetectedHang, bound: Option<Duration>) -> DetectedHang {
     DetectedHang { certainty, ..hang }
 }
 
-fn suspicion(hang: &DetectedHang, bound: Option<Duration>) -> HangCertainty {
+pub(super) fn suspicion(hang: &DetectedHang, bound: Option<Duration>) -> HangCertainty {
     HangCertainty::Suspected { lasted: hang.age, bound: bound.unwrap_or(Bounds::DEFAULT) }
 }
 

@@ -33,6 +33,17 @@ pub struct ObservedVcpu {
 }
 
 impl ObservedVcpu {
+    /// Returns true if the vCPU has taken an interrupt since its start, or could have a moment ago.
+    pub fn has_taken_interrupts(&self) -> bool {
+        let has = |count: Option<u64>| count.is_some_and(|count| count > 0);
+        let is = |state: fn(VcpuSample) -> bool| {
+            self.sample.is_some_and(|sample| sample.started && state(sample))
+        };
+        // Only an interrupt ends a HLT, apart from an NMI or a reset.
+        let was_woken = has(self.counts.halts) && is(|sample| !sample.halted);
+        has(self.counts.interrupts) || was_woken || is(|sample| sample.interrupts_on)
+    }
+
     /// Returns the state as far as it follows from an earlier observation and the host's counts since,
     /// without stopping the vCPU; `None` if it must be sampled.
     pub fn derived_sample(&self, before: &Self) -> Option<VcpuSample> {
@@ -43,7 +54,7 @@ impl ObservedVcpu {
                 halted: asleep,
                 interrupts_on: true,
                 started: true,
-                halt_is_derived: false,
+                ..VcpuSample::default()
             });
         }
         // Still in the same HLT: an interrupt ends it, and then the vCPU runs, or halts anew. A vCPU that
@@ -65,4 +76,15 @@ pub struct VcpuSample {
     /// True if the halt is derived from the code before RIP, and not recorded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub halt_is_derived: bool,
+    /// True if the vCPU's timer is armed and will interrupt it, false if it will not; `None` where that is
+    /// not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timer_armed: Option<bool>,
+}
+
+impl VcpuSample {
+    /// Returns true for a vCPU in HLT with interrupts on, whose timer is armed to wake it.
+    pub fn awaits_timer(&self) -> bool {
+        self.halted && self.interrupts_on && self.timer_armed == Some(true)
+    }
 }

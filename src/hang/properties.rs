@@ -104,7 +104,7 @@ prop_compose! {
         tasks in vec(option::weighted(0.9, task()), 0..6),
         locks in btree_map(address(), lock(), 0..6),
     ) -> KernelState {
-        KernelState { panicking, cpus, tasks, locks, now_ns: None, patience: None }
+        KernelState { panicking, cpus, tasks, locks, ..KernelState::default() }
     }
 }
 
@@ -125,7 +125,7 @@ prop_compose! {
         ObservedVcpu {
             times: times.map(|(run, delay, asleep)| HostTimes { run, delay, asleep }),
             sample: sample.map(|(halted, interrupts_on, started)| {
-                VcpuSample { halted, interrupts_on, started, halt_is_derived: false }
+                VcpuSample { halted, interrupts_on, started, ..VcpuSample::default() }
             }),
             counts: HostCounts { interrupts, halts },
         }

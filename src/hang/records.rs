@@ -43,6 +43,9 @@ impl Ages {
 fn cpu_ages(kernel: &KernelState, activity: &CpuActivity, seen: Option<VcpuSample>) -> CpuAges {
     let (tick, main_loop) = (since(kernel, activity.tick_ns), since(kernel, activity.main_loop_ns));
     let no_progress = [tick, main_loop].into_iter().min_by_key(|age| age.wall).unwrap_or_default();
+    // No host has counted if the vCPU ran meanwhile.
+    let ran = |age: Age| Age { ran: age.own, ..age };
+    let (main_loop, no_progress) = (ran(main_loop), ran(no_progress));
     CpuAges {
         tick: Unchanged::with_age(activity.tick, tick),
         main_loop: Unchanged::with_age(activity.main_loop, main_loop),

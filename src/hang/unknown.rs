@@ -5,21 +5,25 @@
 
 use std::time::Duration;
 
-use nmiscope_report::Class;
-
 use super::class;
 use super::guest::UnknownGuest;
 use super::verdict::DetectedHang;
+use super::wait_graph::Node;
 
 /// Returns the hang that is due, of the first class that has one.
 pub fn hang(guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
     class::UNKNOWN.into_iter().find_map(|rule| rule.found(guest))
 }
 
-/// Returns the age from which a hang of a class is due; `None` if the class is disabled, or needs a known
-/// kernel.
-pub fn bound(guest: &UnknownGuest<'_>, class: Class) -> Option<Duration> {
-    class::unknown_rule(class)?.bound(guest)
+/// Returns the age from which a hang is due, the longest one of its vCPUs; `None` if its class is disabled,
+/// or needs a known kernel.
+pub fn bound(guest: &UnknownGuest<'_>, hang: &DetectedHang) -> Option<Duration> {
+    let rule = class::unknown_rule(hang.class)?;
+    let bounds = hang.blamed.iter().map(|node| match *node {
+        Node::Cpu(cpu) => rule.bound_of_vcpu(guest, cpu),
+        Node::Task(_) | Node::Lock(_) | Node::Queue(_) => None,
+    });
+    bounds.max().flatten()
 }
 
 /// Returns true while a reported hang lasts; false for a class that needs a known kernel.

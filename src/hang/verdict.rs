@@ -9,6 +9,7 @@ use nmiscope_report::Class;
 use serde::{Deserialize, Serialize};
 
 use super::ages::Ages;
+use super::bounds::Bounds;
 use super::sample::CpuSamples;
 use super::wait_graph::{Edge, Node};
 
@@ -41,6 +42,9 @@ pub struct DetectedHang {
     /// The certainty of the hang. Cores of version 3 have verdicts alone.
     #[serde(default)]
     pub certainty: HangCertainty,
+    /// True if all parties that wait in it are asleep, which have a longer bound.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asleep: bool,
 }
 
 /// Certainty with which a detected hang is one.
@@ -105,6 +109,16 @@ pub struct Starved {
 }
 
 impl DetectedHang {
+    /// Returns the bound from which the hang is due; `None` if its class is disabled.
+    pub(super) fn bound(&self, bounds: &Bounds) -> Option<Duration> {
+        bounds.get_for(self.class, self.asleep)
+    }
+
+    /// Returns true if the hang has lasted for its bound.
+    pub(super) fn is_due(&self, bounds: &Bounds) -> bool {
+        self.bound(bounds).is_some_and(|bound| self.age >= bound)
+    }
+
     /// Merges another hang into this one. The age is that of the older.
     pub(super) fn absorb(&mut self, other: Self) {
         fn add<T: Ord + Copy>(to: &mut Vec<T>, from: Vec<T>) {
@@ -113,6 +127,7 @@ impl DetectedHang {
             to.dedup();
         }
         self.age = self.age.max(other.age);
+        self.asleep &= other.asleep;
         add(&mut self.blamed, other.blamed);
         add(&mut self.locks, other.locks);
         add(&mut self.victims, other.victims);

@@ -33,6 +33,8 @@ struct Stored {
     unreadable: Option<String>,
     panicking: Option<u32>,
     #[serde(default)]
+    in_debugger: Option<u32>,
+    #[serde(default)]
     cpus: Vec<Option<CpuActivity>>,
     #[serde(default)]
     tasks: Vec<Option<KernelTask>>,
@@ -48,9 +50,17 @@ impl From<Option<Stored>> for Reading {
         match stored {
             None => Self::Unknown,
             Some(Stored { unreadable: Some(unreadable), .. }) => Self::Unreadable { unreadable },
-            Some(Stored { panicking, cpus, tasks, locks, now_ns, patience, .. }) => {
-                Self::Known(KernelState { panicking, cpus, tasks, locks, now_ns, patience })
-            }
+            Some(Stored {
+                panicking, in_debugger, cpus, tasks, locks, now_ns, patience, ..
+            }) => Self::Known(KernelState {
+                panicking,
+                in_debugger,
+                cpus,
+                tasks,
+                locks,
+                now_ns,
+                patience,
+            }),
         }
     }
 }
@@ -90,6 +100,10 @@ impl Reading {
 pub struct KernelState {
     /// The number of the CPU that panics; `None` if none does.
     pub panicking: Option<u32>,
+    /// The number of the CPU whose debugger has stopped the kernel; `None` if none has. A stopped kernel
+    /// makes no progress, and does not hang.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_debugger: Option<u32>,
     /// The CPUs by number; `None` for one that cannot be read.
     pub cpus: Vec<Option<CpuActivity>>,
     /// The tasks by number; `None` for one that does not exist.
@@ -117,9 +131,25 @@ pub struct Patience {
 }
 
 impl KernelState {
+    /// Returns true while a debugger has stopped the kernel.
+    pub fn is_in_debugger(&self) -> bool {
+        self.in_debugger.is_some()
+    }
+
     /// Returns a task by number; `None` if it does not exist.
     pub fn task(&self, number: u32) -> Option<&KernelTask> {
         self.tasks.get(number as usize)?.as_ref()
+    }
+
+    /// Returns true for a task that could run and that its CPU does not run: it is ready, or is recorded as
+    /// running while its CPU runs something else.
+    pub fn awaits_cpu(&self, number: u32, task: &KernelTask) -> bool {
+        let Some(cpu) = self.cpu(task.cpu).filter(|cpu| cpu.online) else { return false };
+        match task.state {
+            TaskRunState::Ready => true,
+            TaskRunState::Running => cpu.task != Some(number),
+            _ => false,
+        }
     }
 
     /// Returns a CPU by number; `None` if it cannot be read.
@@ -212,6 +242,13 @@ pub struct KernelTask {
     /// The registers that were saved when it was switched from; `None` if they were not read, or cannot
     /// be.
     pub registers: Option<TaskRegisters>,
+}
+
+impl KernelTask {
+    /// Returns true for a task that sleeps until another party wakes it.
+    pub fn is_asleep(&self) -> bool {
+        matches!(self.state, TaskRunState::Blocked | TaskRunState::Sleeping)
+    }
 }
 
 /// Run state of a task.

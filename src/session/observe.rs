@@ -63,5 +63,6 @@ pub fn sample(state: &VcpuState) -> VcpuSample {
         interrupts_on: state.registers.interrupts_enabled(),
         started: state.execution().has_position(),
         halt_is_derived: state.mp_state == MpState::BehindHlt,
+        timer_armed: state.timer_armed,
     }
 }

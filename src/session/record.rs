@@ -132,7 +132,8 @@ impl<'a> RunRecord<'a> {
     }
 
     /// Adds a diagnosis: its hangs, which the detector reported if `is_verdict` and which were found on
-    /// request otherwise; and its backtrace if it is `wanted`.
+    /// request otherwise; and its backtrace if it is `wanted`. Suspicions beside a verdict count as found on
+    /// request: the detector may report them yet.
     pub fn add(&mut self, diagnosis: Diagnosis, is_verdict: bool, wanted: bool) {
         let Diagnosis { backtrace, hangs } = diagnosis;
         if !hangs.is_empty() {
@@ -145,18 +146,20 @@ impl<'a> RunRecord<'a> {
             // A hang that was found before its bound had passed is now a verdict.
             self.found_on_request.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
         }
-        // The detector numbers its hangs, so they have a list and a limit of their own.
-        let (list, most) = match is_verdict {
-            true => (&mut self.hangs, MOST_HANGS),
-            false => (&mut self.found_on_request, MOST_ON_REQUEST),
-        };
-        let room = most.saturating_sub(list.len());
+        let is_numbered = |hang: &Hang| is_verdict && hang.certainty.is_verdict();
+        let (verdicts, others): (Vec<Hang>, Vec<Hang>) = hangs.into_iter().partition(is_numbered);
         // Each request is answered; the report has a hang once, as it was last found.
-        if !is_verdict {
-            list.retain(|early| !hangs.iter().any(|hang| is_same(hang, early)));
+        self.found_on_request.retain(|early| !others.iter().any(|hang| is_same(hang, early)));
+        // The detector numbers its hangs, so they have a list and a limit of their own.
+        let lists = [
+            (&mut self.hangs, MOST_HANGS, verdicts),
+            (&mut self.found_on_request, MOST_ON_REQUEST, others),
+        ];
+        for (list, most, hangs) in lists {
+            let room = most.saturating_sub(list.len());
+            self.more_hangs += hangs.len().saturating_sub(room);
+            list.extend(hangs.into_iter().take(room));
         }
-        self.more_hangs += hangs.len().saturating_sub(room);
-        list.extend(hangs.into_iter().take(room));
         if wanted {
             self.backtraces.push(backtrace);
         }

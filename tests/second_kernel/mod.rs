@@ -38,7 +38,7 @@ fn observe(machine: &mut Machine, kernel: &SecondKernel, poll: u64) -> Observati
         halted: state.mp_state == MpState::Halted,
         interrupts_on: state.registers.interrupts_enabled(),
         started: state.execution().has_position(),
-        halt_is_derived: false,
+        ..VcpuSample::default()
     };
     let times = |asleep| HostTimes {
         run: Duration::from_millis(if asleep { 0 } else { 100 * poll }),

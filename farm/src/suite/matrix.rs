@@ -24,7 +24,10 @@ mod default {
     /// Longer than the half minute that some hangs need, so that they are reported as hangs.
     pub const TIME_LIMIT: Duration = Duration::from_secs(60);
     pub const READY_WITHIN: Duration = Duration::from_secs(30);
-    pub const HANG_AFTER: &str = "2s";
+    pub const HANG_AFTER: [&str; 2] = ["2s", "sleepers=120s"];
+    /// Bounds for workloads of the corpus: shorter than the time limit for sleepers, and longer than the
+    /// sleep of any healthy workload.
+    pub const CORPUS_HANG_AFTER: [&str; 2] = ["2s", "sleepers=10s"];
     /// Runtime of healthy workloads of the corpus: long enough for a false alarm to show.
     pub const HEALTHY: Duration = Duration::from_secs(4);
     /// Time for workloads that never boot: the bundled guest boots in milliseconds.
@@ -269,7 +272,7 @@ impl<'a> VmContext<'a> {
             time_limit: value!(self.time_limit).map_or(default::TIME_LIMIT, |limit| limit.0),
             stop_after: value!(self.stop_after).map(|time| time.0).filter(|time| !time.is_zero()),
             ready_within: value!(self.ready_within).map_or(default::READY_WITHIN, |time| time.0),
-            hang_after: hang_after.unwrap_or_else(|| vec![default::HANG_AFTER.into()]),
+            hang_after: hang_after.unwrap_or_else(|| default::HANG_AFTER.map(Into::into).to_vec()),
             retries: value!(self.retries).copied().unwrap_or(0),
             tags: tags.collect(),
             expect: expect.unwrap_or(Expectation::Pass),
@@ -290,8 +293,19 @@ impl<'a> VmContext<'a> {
             }
             _ => vm.ready_within,
         };
+        let hang_after = match value!(self.hang_after) {
+            Some(_) => vm.hang_after,
+            None => default::CORPUS_HANG_AFTER.map(Into::into).to_vec(),
+        };
         let expect = expectation(row, vm.cpus);
-        SuiteVm { workload: Some(row.name.into()), stop_after, ready_within, expect, ..vm }
+        SuiteVm {
+            workload: Some(row.name.into()),
+            stop_after,
+            ready_within,
+            hang_after,
+            expect,
+            ..vm
+        }
     }
 
     /// Checks combinations of keys, which no single key can violate.
@@ -336,7 +350,8 @@ fn too_few_cpus(row: &Row, cpus: u32) -> String {
 fn expectation(row: &Row, cpus: u32) -> Expectation {
     match row.expected() {
         Expected::Hang(class) => {
-            Expectation::Hang { class: Some(class), blamed: Some(row.blamed(cpus)) }
+            let first = row.hangs(cpus).into_iter().next().map(|(_, blamed)| blamed);
+            Expectation::Hang { class: Some(class), blamed: first }
         }
         Expected::Panic => Expectation::Panic { message: None },
         Expected::TripleFault => Expectation::Crash,

@@ -48,7 +48,7 @@ fn vm_without_settings_has_the_defaults_of_run() {
         time_limit: Duration::from_secs(60),
         stop_after: None,
         ready_within: Duration::from_secs(30),
-        hang_after: vec!["2s".into()],
+        hang_after: vec!["2s".into(), "sleepers=120s".into()],
         retries: 0,
         tags: BTreeSet::new(),
         expect: Expectation::Pass,

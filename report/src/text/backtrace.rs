@@ -134,7 +134,7 @@ impl Writer<'_> {
             overdue(text, context);
         }
         if let NmiAnswer::NoAnswer { reason } = &cpu.nmi.answer
-            && cpu.state != CpuState::NotStarted
+            && !matches!(cpu.state, CpuState::NotStarted | CpuState::InInit)
             && self.is_requested
         {
             let _ = writeln!(text, "  {BAD}no answer{BAD:#}: {}", line(reason));
@@ -448,6 +448,7 @@ fn state(state: CpuState) -> &'static str {
         CpuState::Running => "running",
         CpuState::Halted => "halted",
         CpuState::NotStarted => "offline: not started",
+        CpuState::InInit => "offline: INIT received, no start-up IPI yet",
         CpuState::Reset => "offline: reset, and KVM has lost its position",
         CpuState::Unknown => "state unknown",
         CpuState::NotRecorded => "running or halted (not recorded)",

@@ -10,8 +10,8 @@ use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine, Spin,
-    TaskState, WaitEdge, WaitKind, WaitNode,
+    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, OfflineState,
+    SourceLine, Spin, TaskState, WaitEdge, WaitKind, WaitNode,
 };
 use super::{BAD, DIM, GOOD};
 use crate::units::{plural, ranges, seconds};
@@ -34,7 +34,11 @@ pub fn resolved(hang: &Hang) -> String {
 
 fn render(hang: &Hang) -> String {
     let (class, blamed, symptom) = (hang.class, names(hang, &hang.blamed), symptom(hang));
-    let lasted = seconds(hang.lasted_ms);
+    let (symptom, lasted_ms) = match lone_task_not_run(hang) {
+        Some(ms) => ("ready and not run for", ms),
+        None => (symptom, hang.lasted_ms),
+    };
+    let lasted = seconds(lasted_ms);
     let mut text = match &hang.certainty {
         // Where no CPU makes progress, the kernel has no later record.
         Certainty::Certain | Certainty::Likely if hang.lasted_ms < 1.0 => {
@@ -97,6 +101,21 @@ fn symptom(hang: &Hang) -> &'static str {
     });
     let asleep = hang.edges.iter().any(|edge| edge.kind == WaitKind::SleepsOn);
     hang.class.symptom(interrupts_on, asleep)
+}
+
+/// Returns the time in milliseconds for which a blamed task could have run and has not; `None` if the hang
+/// is another.
+fn lone_task_not_run(hang: &Hang) -> Option<f64> {
+    let is_task =
+        |id: &String| matches!(node(hang, id).map(|node| &node.kind), Some(NodeKind::Task { .. }));
+    hang.evidence.iter().find_map(|evidence| match evidence.fact {
+        Fact::TasksNotRun { ms, .. }
+            if hang.blamed.contains(&evidence.party) && is_task(&evidence.party) =>
+        {
+            Some(ms)
+        }
+        _ => None,
+    })
 }
 
 /// Returns the names of parties: CPUs in a row as a range, tasks with their CPU.
@@ -223,7 +242,19 @@ fn source(place: &SourceLine) -> String {
 fn offline(hang: &Hang, party: &str) -> Option<String> {
     let kind = &node(hang, party)?.kind;
     let offline = matches!(kind, NodeKind::Cpu { activity: ActivityState::Offline, .. });
-    offline.then(|| format!("{} has not started, or was reset", line(party)))
+    let how = hang.evidence.iter().find_map(|evidence| match evidence.fact {
+        Fact::Offline { how } if evidence.party == party => Some(how),
+        _ => None,
+    });
+    let how = match how {
+        Some(OfflineState::NotStarted) => "has never been started",
+        Some(OfflineState::InInit) => "has received INIT, and waits for its start-up IPI",
+        Some(OfflineState::Reset) => "was reset after it had been started",
+        Some(OfflineState::Halted) => "is offline, says the kernel, and halted",
+        Some(OfflineState::Running) => "is offline, says the kernel, and executes",
+        None => "has not started, or was reset",
+    };
+    offline.then(|| format!("{} {how}", line(party)))
 }
 
 /// Returns the position of a blamed party, and the work that it has not done; `None` in a cycle, where all wait.
@@ -332,6 +363,7 @@ fn others(hang: &Hang) -> Option<String> {
         let NodeKind::Cpu { cpu, activity, .. } = node.kind else { continue };
         let activity = match activity {
             ActivityState::Running => "running",
+            ActivityState::Stuck => "also stuck since then",
             ActivityState::Idle => "idle",
             ActivityState::Dead => "halted with interrupts off",
             ActivityState::Offline => "offline",

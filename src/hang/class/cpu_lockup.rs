@@ -1,7 +1,8 @@
 //! dead-halt and hard-lockup: a CPU makes no progress at all. A dead halt is in HLT with interrupts off;
 //! a hard lockup is every other such CPU.
 //!
-//! Due when neither tick nor main loop has advanced for the bound; in an unknown kernel, when interrupts
+//! Due when neither tick nor main loop has advanced for the bound, unless the CPU is halted with interrupts
+//! on and its timer is armed: then it idles, for however long. In an unknown kernel, due when interrupts
 //! have been off and the console silent for the bound. Both hold as long as that is so, and blame the
 //! CPU.
 //!
@@ -54,15 +55,18 @@ impl Rule for CpuLockup {
     }
 
     fn ages<'a>(&self, guest: &KnownGuest<'a>) -> AgeIter<'a> {
-        Box::new(guest.ages.cpus.iter().map(|cpu| cpu.no_progress.own))
+        let cpus = guest.ages.cpus.iter().filter(|cpu| !cpu.awaits_timer());
+        Box::new(cpus.map(|cpu| cpu.no_progress().own))
     }
 
     fn age_of_cpu(&self, guest: &KnownGuest<'_>, cpu: u32) -> Option<Age> {
-        (class_of(guest, cpu) == self.class()).then(|| guest.ages.cpu(cpu).no_progress)
+        let ages = guest.ages.cpu(cpu);
+        let is_so = class_of(guest, cpu) == self.class() && !ages.awaits_timer();
+        is_so.then(|| ages.no_progress())
     }
 
     fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).no_progress.own)
+        task_or_cpu_age(guest, node, |cpu| guest.ages.cpu(cpu).no_progress().own)
     }
 }
 
@@ -71,7 +75,7 @@ impl Rule for CpuLockup {
 /// `main_loop`, or half as old as the class's bound.
 pub fn found(guest: &KnownGuest<'_>, cpu: u32, main_loop: Duration) -> Option<(Class, Duration)> {
     let ages = guest.ages.cpu(cpu);
-    let no_progress = ages.no_progress.own.saturating_sub(guest.wait_credit(ages));
+    let no_progress = ages.no_progress().own.saturating_sub(guest.wait_credit(ages));
     let class = class_of(guest, cpu);
     let stalled_together = no_progress >= guest.min_wait_age && no_progress >= main_loop * 3 / 4;
     (stalled_together || guest.bounds.is_half_due(class, no_progress))
@@ -97,15 +101,15 @@ impl UnknownRule for CpuLockup {
         off_and_silent(guest, cpu)
     }
 
-    fn bound(&self, guest: &UnknownGuest<'_>) -> Option<Duration> {
+    fn bound_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Option<Duration> {
         let bound = guest.bounds.get(self.class())?;
         match self {
             Self::DeadHalt => Some(bound),
             Self::HardLockup => {
-                // A booting kernel has its interrupts off for an unknown time: it gets as long as a
-                // known one to become ready.
-                let patience =
-                    boot_stall::bound(guest.bounds).filter(|_| !guest.ages.took_interrupts);
+                // A CPU that boots has its interrupts off for an unknown time, whatever the others have
+                // come to: it gets as long as a known kernel to become ready.
+                let is_booting = !guest.ages.cpu(cpu).took_interrupts;
+                let patience = boot_stall::bound(guest.bounds).filter(|_| is_booting);
                 Some(bound.max(patience.unwrap_or_default()))
             }
         }
@@ -114,7 +118,7 @@ impl UnknownRule for CpuLockup {
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
         match self {
             Self::DeadHalt => all_halted(guest),
-            Self::HardLockup => running_for(guest, HARD_LOCKUP, self.bound(guest)?, off_and_silent),
+            Self::HardLockup => running_for(guest, self, off_and_silent),
         }
     }
 

@@ -68,6 +68,11 @@ pub fn rests_on_ticks(class: Class) -> bool {
     class == cpu_lockup::DEAD_HALT || class == cpu_lockup::HARD_LOCKUP
 }
 
+/// Returns true for a class whose parties wait for others: if all of them sleep, they have longer.
+pub fn rests_on_waiters(class: Class) -> bool {
+    matches!(class, Class::Deadlock | Class::LockWait)
+}
+
 /// Returns the behaviour of the parties that a class blames.
 pub fn behaviour(class: Class) -> Behaviour {
     rule(class).behaviour()
@@ -77,7 +82,7 @@ pub fn behaviour(class: Class) -> Behaviour {
 /// chain of waits.
 pub fn min_wait_age(bounds: &Bounds) -> Duration {
     let rules = ALL.into_iter().filter(|rule| rule.is_wait_root());
-    rules.filter_map(|rule| bounds.get(rule.class())).min().unwrap_or(Duration::MAX) / 2
+    rules.filter_map(|rule| bounds.least(rule.class())).min().unwrap_or(Duration::MAX) / 2
 }
 
 #[cfg(test)]

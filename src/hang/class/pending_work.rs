@@ -1,9 +1,13 @@
 //! livelock and lost-wakeup: a CPU has work and does not do it, while everything else makes progress. In
-//! a livelock the CPU is busy; after a lost wakeup it idles.
+//! a livelock the CPU is busy; after a lost wakeup it idles, or the task that should do the work sleeps.
 //!
-//! Due when no work item has been finished, or no ready task switched to, for the bound. Holds as long as
-//! that is so. A livelock blames the CPU; a lost wakeup blames the tasks that have slept for that time,
-//! or else the CPU.
+//! Due when no work item has been finished, no ready task switched to, or one ready task not run, for the
+//! bound. Holds as long as that is so. A livelock blames the CPU; a lost wakeup blames the tasks that have
+//! slept for that time, or else the CPU. A single task that is never run is blamed itself.
+//!
+//! A task that sleeps while its work waits is blamed before one that computes beside it: who computes can
+//! do so for any reason, and the work is not its own. Which task does the work the kernel does not say; a
+//! task that ran in an interval in which work was finished is taken for one that does.
 //!
 //! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
 //! through the tables in `class`.
@@ -19,7 +23,7 @@ use crate::hang::group::WaiterGroup;
 use crate::hang::guest::{KnownGuest, sleep_queue};
 use crate::hang::verdict::DetectedHang;
 use crate::hang::wait_graph::{Node, Root};
-use crate::kernel::KernelTask;
+use crate::kernel::{KernelTask, TaskRunState};
 
 /// The rule of both classes.
 pub enum PendingWork {
@@ -60,7 +64,11 @@ impl Rule for PendingWork {
     }
 
     fn unchanged_for(&self, guest: &KnownGuest<'_>, node: Node) -> Option<Duration> {
-        task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)
+        let age = task_or_cpu_age(guest, node, |cpu| pending_for(guest.ages.cpu(cpu)).own)?;
+        match node {
+            Node::Task(task) => Some(age.max(guest.ages.not_run(task).own)),
+            _ => Some(age),
+        }
     }
 }
 
@@ -70,7 +78,8 @@ fn pending_for(ages: &CpuAges) -> Age {
     if ready.own > work.own { ready } else { work }
 }
 
-/// Returns the hangs of CPUs with pending work, unless a party that the work waits for is in `explained`.
+/// Returns the hangs of CPUs with pending work, and of tasks that are not run, unless a party that the work
+/// waits for is in `explained`.
 pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<DetectedHang> {
     let is_explained = |cpu: u32| {
         let mut tasks = tasks_of(guest, cpu);
@@ -78,28 +87,43 @@ pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<Detected
             || tasks.any(|(task, _)| explained.contains(&Node::Task(task)))
     };
     let cpus = guest.cpus().filter(|&cpu| !is_explained(cpu));
-    cpus.flat_map(|cpu| found_on(guest, cpu)).collect()
+    let mut found: Vec<DetectedHang> = cpus.flat_map(|cpu| found_on(guest, cpu)).collect();
+    let cpus = guest.cpus().filter(|&cpu| !explained.contains(&Node::Cpu(cpu)));
+    found.extend(cpus.flat_map(|cpu| not_run_on(guest, cpu)));
+    found
 }
 
 fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let ages = guest.ages.cpu(cpu);
     let age = pending_for(ages);
     let age = Age { own: age.own.saturating_sub(guest.wait_credit(ages)), ..age };
-    let class = if is_busy(ages, age) { Class::Livelock } else { Class::LostWakeup };
-    if !guest.bounds.is_half_due(class, age.own) {
+    let (busy, is_work) = (is_busy(ages, age), ages.work.own() >= ages.ready.own());
+    // An idle CPU with a ready task has a scheduler to blame, not a task that sleeps.
+    let may_sleep = is_work && (busy || ages.ready.own().is_zero());
+    let sleepers = if may_sleep { sleepers_with_work(guest, cpu, busy, age) } else { Vec::new() };
+    let class = if busy && sleepers.is_empty() { Class::Livelock } else { Class::LostWakeup };
+    let asleep = may_sleep && class == Class::LostWakeup;
+    if !guest.bounds.is_half_due_for(class, asleep, age.own) {
         return Vec::new();
     }
-    // If no task is ready, the task that should have done the work is asleep.
-    let asleep = if class == Class::LostWakeup && ages.ready.own().is_zero() {
-        asleep_on(guest, cpu)
-    } else {
-        Vec::new()
-    };
-    let blamed = if asleep.is_empty() { vec![Node::Cpu(cpu)] } else { asleep };
-    let hang = |node| {
-        WaiterGroup::default().into_hang(guest, (class, age.own), &Root::One(node), vec![node])
-    };
-    blamed.into_iter().map(hang).collect()
+    let on_queues = sleepers.into_iter().filter(|(_, task)| sleep_queue(task).is_some());
+    let mut blamed: Vec<Node> = on_queues.map(|(number, _)| Node::Task(number)).collect();
+    if blamed.is_empty() {
+        blamed.push(Node::Cpu(cpu));
+    }
+    blamed.into_iter().map(|node| hang_of(guest, class, asleep, age.own, node)).collect()
+}
+
+fn hang_of(
+    guest: &KnownGuest<'_>,
+    class: Class,
+    asleep: bool,
+    age: Duration,
+    node: Node,
+) -> DetectedHang {
+    let group = WaiterGroup::default();
+    let hang = group.into_hang(guest, (class, age), &Root::One(node), vec![node]);
+    DetectedHang { asleep, ..hang }
 }
 
 /// Returns true if a CPU with pending work is busy: it runs most of the time, or switches between tasks.
@@ -107,13 +131,55 @@ fn is_busy(ages: &CpuAges, age: Age) -> bool {
     age.ran >= age.own / 2 || ages.switches.own() < age.own / 2
 }
 
-/// Returns the tasks of a CPU that have slept on a queue for at least half of the bound.
-fn asleep_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<Node> {
-    let sleeps = |(number, task): &(u32, &KernelTask)| {
-        let long = guest.bounds.is_half_due(Class::LostWakeup, guest.ages.task(*number).own);
-        long && sleep_queue(task).is_some()
+/// Returns the tasks of a CPU that have slept for at least half of the time for which its work has been
+/// pending: those that do its work, if they are known, or else all. On a busy CPU one of whose workers is
+/// awake, a sleeping task that is no worker says nothing.
+fn sleepers_with_work<'a>(
+    guest: &KnownGuest<'a>,
+    cpu: u32,
+    busy: bool,
+    pending: Age,
+) -> Vec<(u32, &'a KernelTask)> {
+    let slept = |number| guest.ages.task(number).own >= (pending.own / 2).max(SHORTEST_SLEEP);
+    let sleeps = |(number, task): &(u32, &KernelTask)| task.is_asleep() && slept(*number);
+    let is_worker = |(number, _): &(u32, &KernelTask)| guest.ages.is_worker(*number);
+    let sleepers: Vec<_> = tasks_of(guest, cpu).filter(sleeps).collect();
+    if sleepers.iter().any(is_worker) {
+        sleepers.into_iter().filter(is_worker).collect()
+    } else if busy && tasks_of(guest, cpu).any(|task| is_worker(&task)) {
+        Vec::new()
+    } else {
+        sleepers
+    }
+}
+
+/// Age of a wait that has been seen twice, the least that a sleep counts from.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+/// Returns the hangs of tasks that a CPU does not run although they could.
+///
+/// A task that is ready and in no queue is lost at once: the kernel's queue is shorter than the number of
+/// its ready tasks, or the task is recorded as running while its CPU runs another. One that waits in the
+/// queue has twice the bound: a turn of the main loop runs each queued task, lasts at most the bound, or
+/// else the CPU is locked up, and the task may have missed the present turn.
+fn not_run_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
+    let (ages, Some(activity)) = (guest.ages.cpu(cpu), guest.kernel.cpu(cpu)) else {
+        return Vec::new();
     };
-    tasks_of(guest, cpu).filter(sleeps).map(|(number, _)| Node::Task(number)).collect()
+    let is_ready = |task: &KernelTask| task.state == TaskRunState::Ready;
+    let ready = tasks_of(guest, cpu).filter(|(_, task)| is_ready(task)).count();
+    let is_lost = |task: &KernelTask| !is_ready(task) || ready > activity.ready_tasks as usize;
+    let hang = |(number, task): (u32, &KernelTask)| {
+        let age = guest.ages.not_run(number).own;
+        // Without a turn of the main loop, or a switch, the CPU is to blame.
+        let goes_on = ages.main_loop.own() < age / 2 && ages.ready.own() < age / 2;
+        let own = if is_lost(task) { age } else { age / 2 };
+        let busy = ages.switches.own() < own / 2 || is_busy(ages, ages.switches.age);
+        let class = if busy { Class::Livelock } else { Class::LostWakeup };
+        let is_due = goes_on && guest.bounds.is_half_due(class, own);
+        is_due.then(|| hang_of(guest, class, false, own, Node::Task(number)))
+    };
+    tasks_of(guest, cpu).filter_map(hang).collect()
 }
 
 /// Returns the tasks of a CPU, with their numbers.

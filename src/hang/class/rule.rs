@@ -90,7 +90,8 @@ pub trait Rule: Sync {
     /// Returns true while a reported hang lasts: at least one of its parties has made no progress since.
     fn holds(&self, guest: &KnownGuest<'_>, hang: &DetectedHang) -> bool {
         let still = self.rests_on(hang).iter().filter_map(|&node| self.unchanged_for(guest, node));
-        still.into_iter().any(|age| guest.bounds.is_half_due(self.class(), age))
+        let is_half_due = |age| guest.bounds.is_half_due_for(self.class(), hang.asleep, age);
+        still.into_iter().any(is_half_due)
     }
 }
 
@@ -99,8 +100,8 @@ pub trait UnknownRule: Rule {
     /// Returns the age by which a vCPU may become a hang of the class.
     fn age_of_vcpu(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration;
 
-    /// Returns the age from which a hang of the class is due; `None` if the class is disabled.
-    fn bound(&self, guest: &UnknownGuest<'_>) -> Option<Duration> {
+    /// Returns the age from which a hang of a vCPU is due; `None` if the class is disabled.
+    fn bound_of_vcpu(&self, guest: &UnknownGuest<'_>, _cpu: u32) -> Option<Duration> {
         guest.bounds.get(self.class())
     }
 

@@ -46,7 +46,7 @@ impl UnknownRule for Silent {
 
     fn found(&self, guest: &UnknownGuest<'_>) -> Option<DetectedHang> {
         let age = |guest: &UnknownGuest<'_>, cpu| self.age_of_vcpu(guest, cpu);
-        running_for(guest, Class::Silent, self.bound(guest)?, age)
+        running_for(guest, self, age)
     }
 
     fn vcpu_unchanged_for(&self, guest: &UnknownGuest<'_>, cpu: u32) -> Duration {

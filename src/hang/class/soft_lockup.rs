@@ -47,7 +47,8 @@ impl Rule for SoftLockup {
 /// Returns the time for which a CPU has scheduled nothing by its own fault.
 pub fn main_loop_age(guest: &KnownGuest<'_>, cpu: u32) -> Duration {
     let ages = guest.ages.cpu(cpu);
-    ages.main_loop.own().saturating_sub(guest.wait_credit(ages))
+    let age = ages.without_sleep(ages.main_loop.age);
+    age.own.saturating_sub(guest.wait_credit(ages))
 }
 
 /// Returns the class of a CPU that schedules nothing, and its age; `None` if it does.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nmiscope_report::Class;
 
+use super::rule::UnknownRule;
 use crate::hang::guest::UnknownGuest;
 use crate::hang::verdict::{DetectedHang, HangCertainty};
 use crate::hang::wait_graph::Node;
@@ -20,18 +21,20 @@ pub fn hang_of_vcpus(class: Class, age: Duration, cpus: Vec<u32>) -> DetectedHan
         victims: Vec::new(),
         edges: Vec::new(),
         certainty: HangCertainty::default(),
+        asleep: false,
     }
 }
 
-/// Makes the hang of all vCPUs that run and whose age has reached `bound`; `None` if there are none.
+/// Makes the hang of all vCPUs that run and whose age has reached their bound; `None` if there are none.
 pub fn running_for(
     guest: &UnknownGuest<'_>,
-    class: Class,
-    bound: Duration,
+    rule: &dyn UnknownRule,
     age: impl Fn(&UnknownGuest<'_>, u32) -> Duration,
 ) -> Option<DetectedHang> {
     let running = guest.started().filter(|(_, sample)| !sample.halted).map(|(cpu, _)| cpu);
-    let due: Vec<u32> = running.filter(|&cpu| age(guest, cpu) >= bound).collect();
+    let is_due =
+        |&cpu: &u32| rule.bound_of_vcpu(guest, cpu).is_some_and(|bound| age(guest, cpu) >= bound);
+    let due: Vec<u32> = running.filter(is_due).collect();
     let oldest = due.iter().map(|&cpu| age(guest, cpu)).max()?;
-    Some(hang_of_vcpus(class, oldest, due))
+    Some(hang_of_vcpus(rule.class(), oldest, due))
 }

@@ -5,5 +5,7 @@ mod moment;
 mod polling;
 mod progress;
 mod scene;
+mod sleepers;
+mod together;
 mod unknown_kernel;
 mod waits;

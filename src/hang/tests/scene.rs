@@ -24,8 +24,12 @@ pub struct Scene {
 
 impl Scene {
     pub fn new(cpus: usize) -> Self {
-        let idle =
-            VcpuSample { halted: true, interrupts_on: true, started: true, halt_is_derived: false };
+        let idle = VcpuSample {
+            halted: true,
+            interrupts_on: true,
+            started: true,
+            ..VcpuSample::default()
+        };
         let times = HostTimes { asleep: true, delay: Some(Duration::ZERO), run: Duration::ZERO };
         let kernel = KernelState {
             cpus: vec![Some(CpuActivity { online: true, ..Default::default() }); cpus],
@@ -97,14 +101,14 @@ impl Scene {
             halted: false,
             interrupts_on,
             started: true,
-            halt_is_derived: false,
+            ..VcpuSample::default()
         });
         vcpu.times.as_mut().expect("times").asleep = false;
     }
 
     pub fn halts(&mut self, cpu: usize, interrupts_on: bool) {
         let sample =
-            VcpuSample { halted: true, interrupts_on, started: true, halt_is_derived: false };
+            VcpuSample { halted: true, interrupts_on, started: true, ..VcpuSample::default() };
         self.now.vcpus[cpu].sample = Some(sample);
     }
 
@@ -173,7 +177,7 @@ pub fn only(verdict: Option<(u32, Verdict)>) -> DetectedHang {
 }
 
 pub fn sample(halted: bool, interrupts_on: bool) -> VcpuSample {
-    VcpuSample { halted, interrupts_on, started: true, halt_is_derived: false }
+    VcpuSample { halted, interrupts_on, started: true, ..VcpuSample::default() }
 }
 
 pub fn cpus(numbers: &[u32]) -> Vec<Node> {

@@ -54,6 +54,7 @@ impl Reader<'_> {
         let tasks = self.places.tasks.iter().take(used).map(|task| self.task(task));
         let mut state = KernelState {
             panicking: number(self.memory.read_u32(self.places.globals.panic_cpu)?),
+            in_debugger: self.debugger(),
             cpus,
             tasks: tasks.collect::<Result<_, _>>()?,
             locks: BTreeMap::new(),
@@ -76,6 +77,11 @@ impl Reader<'_> {
             wait.into_iter().for_each(|wait| wait.ends_by = Some(EndsBy::BackOff));
         }
         Ok(state)
+    }
+
+    /// Returns the CPU whose debugger has stopped the kernel; `None` if none has, or the kernel has none.
+    fn debugger(&self) -> Option<u32> {
+        number(self.memory.read_u32(self.places.debugger_cpu?).ok()?)
     }
 
     fn cpu(&self, (words, stamps): &CpuActivityPlaces) -> Result<CpuActivity, ReadError> {

@@ -60,6 +60,9 @@ pub(super) struct ActivityLayout {
     patience: PatiencePlaces,
     /// Address of the number of the CPU that panics, -1 for none (`panic_cpu`, kernel/panic.c).
     panic_cpu: Option<VirtualAddress>,
+    /// Address of the number of the CPU that runs the debugger, -1 for none (`kgdb_active`,
+    /// kernel/debug/debug_core.c).
+    kgdb_active: Option<VirtualAddress>,
 }
 
 impl ActivityLayout {
@@ -76,7 +79,8 @@ impl ActivityLayout {
             sleep: symbols.address_of("sysctl_hung_task_timeout_secs"),
         };
         let panic_cpu = symbols.address_of("panic_cpu");
-        Ok(Some(Self { cpus, tasks, waits, patience, panic_cpu }))
+        let kgdb_active = symbols.address_of("kgdb_active");
+        Ok(Some(Self { cpus, tasks, waits, patience, panic_cpu, kgdb_active }))
     }
 
     /// Reads the state of all CPUs and tasks. `vcpus` are the registers of the machine's vCPUs, where they have any.
@@ -108,9 +112,13 @@ impl ActivityLayout {
         for cpu in cpus.iter_mut().flatten() {
             cpu.activity.task = numbers.get(&cpu.current).copied();
         }
-        let panicking = self.panic_cpu.and_then(|at| memory.read_u32(at).ok());
+        let cpu_at = |at: Option<VirtualAddress>| {
+            let cpu = memory.read_u32(at?).ok()?;
+            Some(cpu).filter(|&cpu| (cpu as usize) < vcpus.len())
+        };
         let mut state = KernelState {
-            panicking: panicking.filter(|&cpu| (cpu as usize) < vcpus.len()),
+            panicking: cpu_at(self.panic_cpu),
+            in_debugger: cpu_at(self.kgdb_active),
             now_ns: now,
             patience: Some(self.patience.read(memory)),
             ..KernelState::default()

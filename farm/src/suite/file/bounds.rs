@@ -45,6 +45,8 @@ pub struct BoundsByClass {
     pub silent: Option<HangBound>,
     /// Bound for a vCPU that the host does not schedule.
     pub starved: Option<HangBound>,
+    /// Bound for hangs whose waiters all sleep, in classes that the table does not name.
+    pub sleepers: Option<HangBound>,
 }
 
 impl HangBounds {
@@ -71,6 +73,7 @@ impl BoundsByClass {
             ("lost-wakeup", &self.lost_wakeup),
             ("silent", &self.silent),
             ("starved", &self.starved),
+            ("sleepers", &self.sleepers),
         ];
         let named = rows.into_iter().filter_map(|(class, bound)| Some((class, bound.as_ref()?)));
         general.chain(named.map(|(class, bound)| format!("{class}={}", bound.0))).collect()

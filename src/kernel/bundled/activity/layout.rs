@@ -88,6 +88,8 @@ pub struct ActivityLayout {
     cpu: CpuWords<VirtualAddress>,
     /// Addresses of recorded times; `None` for an older image, whose CPUs do not record them.
     stamps: Option<StampWords<VirtualAddress>>,
+    /// Address of the debugger's record; `None` for a kernel without one.
+    debugger_cpu: Option<VirtualAddress>,
     tasks: Vec<TaskWords<VirtualAddress>>,
     layouts: Layouts,
 }
@@ -120,6 +122,7 @@ impl ActivityLayout {
                 wait: WaitWords::find(&wait)?,
             },
             stamps: StampWords::find(types).ok(),
+            debugger_cpu: address(types, "debugger_cpu").ok(),
             tasks: all.collect::<Result<_, TypeError>>()?,
             layouts: Layouts {
                 task_name_length: name_length.min(MAX_TASK_NAME),
@@ -152,6 +155,7 @@ impl ActivityLayout {
         let tasks = self.tasks.iter().map(|task| task.try_map(&place));
         Ok(ActivityPlaces {
             globals,
+            debugger_cpu: self.debugger_cpu.and_then(|address| place(address).ok()),
             cpus: cpus.collect(),
             tasks: tasks.collect::<Result<_, TypeError>>()?,
             layouts: self.layouts,
@@ -167,6 +171,8 @@ pub(super) type CpuActivityPlaces =
 #[derive(Debug)]
 pub struct ActivityPlaces {
     pub(super) globals: Globals<PhysicalAddress>,
+    /// Address of the debugger's record; `None` for a kernel without one.
+    pub(super) debugger_cpu: Option<PhysicalAddress>,
     /// Addresses by CPU number; `None` for a CPU whose variables are not mapped.
     pub(super) cpus: Vec<Option<CpuActivityPlaces>>,
     pub(super) tasks: Vec<TaskWords<PhysicalAddress>>,

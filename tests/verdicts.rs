@@ -45,7 +45,7 @@ fn a_report_is_printed_from_its_json_as_the_run_printed_it() {
     let rows: [(&str, &[&str]); 8] = [
         ("abba-deadlock", &[]),
         ("spin-irqs-on", &[]),
-        ("lost-wakeup", &[]),
+        ("lost-wakeup", &["--hang-after", "sleepers=300ms"]),
         ("panic", &[]),
         ("triple-fault", &[]),
         ("boot-stall", &["--ready-within", "1s"]),

@@ -1,7 +1,8 @@
 //! The labelled corpus: the bundled guest's workloads, and the verdict expected of each. The labels stand
 //! in the heads of the workloads' source files, which are compiled in:
 //!
-//! * `Expect: CLASS`: a class of hangs, `panic`, `triple-fault`, `exit N`, or `healthy`;
+//! * `Expect: CLASS`: a class of hangs, `panic`, `triple-fault`, `exit N`, or `healthy`; several independent
+//!   hangs have a `+` between their classes, and in `Blamed` between their parties;
 //! * `Blamed: WHO, ...`: the parties to blame; `Victims: WHO, ...`: the parties that suffer from them;
 //! * `Locks: NAME, ...`: the locks that are part of the hang;
 //! * `Cpus: N..`: the least number of CPUs; 1 if the label is missing;
@@ -74,6 +75,8 @@ rows! {
     "busy": "busy.rs",
     "call-deadlock": "call_deadlock.rs",
     "corrupt-stack": "corrupt_stack.rs",
+    "cpu-hotplug": "cpu_hotplug.rs",
+    "debugger-prompt": "debugger_prompt.rs",
     "deep-stack": "deep_stack.rs",
     "double-begin": "double_begin.rs",
     "exit": "exit.rs",
@@ -81,26 +84,37 @@ rows! {
     "forgotten-unlock": "forgotten_unlock.rs",
     "halt-irqs-off": "halt_irqs_off.rs",
     "heavy-printk": "heavy_printk.rs",
+    "hog-and-dead": "hog_and_dead.rs",
     "holder-halts": "holder_halts.rs",
+    "holder-offline": "holder_offline.rs",
     "holder-spins": "holder_spins.rs",
     "idle": "idle.rs",
     "interrupt-storm": "interrupt_storm.rs",
     "ipi-ack-lost": "ipi_ack_lost.rs",
     "ipi-wait": "ipi_wait.rs",
     "livelock": "livelock.rs",
+    "livelock-tasks": "livelock_tasks.rs",
     "lock-contention": "lock_contention.rs",
     "long-critical-section": "long_critical_section.rs",
     "long-irqs-off": "long_irqs_off.rs",
+    "long-memset": "long_memset.rs",
+    "long-softirq": "long_softirq.rs",
+    "lost-timer-tickless": "lost_timer_tickless.rs",
     "lost-wakeup": "lost_wakeup.rs",
+    "lost-wakeup-busy": "lost_wakeup_busy.rs",
     "many-ipis": "many_ipis.rs",
     "missed-timer": "missed_timer.rs",
     "mixed-cycle": "mixed_cycle.rs",
     "mutex-contention": "mutex_contention.rs",
     "mutex-deadlock": "mutex_deadlock.rs",
+    "mutex-held-long": "mutex_held_long.rs",
+    "mutex-holder-computes": "mutex_holder_computes.rs",
     "mutex-holder-spins": "mutex_holder_spins.rs",
     "nested-panic": "nested_panic.rs",
     "nmi-stuck": "nmi_stuck.rs",
     "null-deref": "null_deref.rs",
+    "offline-halted": "offline_halted.rs",
+    "one-shot-timers": "one_shot_timers.rs",
     "panic": "panic.rs",
     "panic-others-spin": "panic_others_spin.rs",
     "partial-line": "partial_line.rs",
@@ -108,6 +122,7 @@ rows! {
     "pause-in-irq": "pause_in_irq.rs",
     "printk-lock-held": "printk_lock_held.rs",
     "raw-flags": "raw_flags.rs",
+    "ready-not-run": "ready_not_run.rs",
     "recursion": "recursion.rs",
     "rwlock-reader-lost": "rwlock_reader_lost.rs",
     "same-code-ab": "same_code_ab.rs",
@@ -115,6 +130,8 @@ rows! {
     "self-deadlock": "self_deadlock.rs",
     "seqlock-writer-stuck": "seqlock_writer_stuck.rs",
     "sleeping-holder": "sleeping_holder.rs",
+    "slow-device": "slow_device.rs",
+    "slow-device-busy": "slow_device_busy.rs",
     "spin-in-calls": "spin_in_calls.rs",
     "spin-irqs-off": "spin_irqs_off.rs",
     "spin-irqs-on": "spin_irqs_on.rs",
@@ -123,7 +140,9 @@ rows! {
     "tasks": "tasks.rs",
     "three-lock-cycle": "three_lock_cycle.rs",
     "ticket-starved": "ticket_starved.rs",
+    "tickless-idle": "tickless_idle.rs",
     "triple-fault": "triple_fault.rs",
+    "two-roots": "two_roots.rs",
 }
 
 /// Returns the workload of that name.
@@ -198,7 +217,7 @@ impl Row {
             "healthy" => Expected::Healthy,
             class => match class.strip_prefix("exit ") {
                 Some(code) => Expected::Exit(code.parse().expect("an exit code")),
-                None => Expected::Hang(Class::from_str(class, false).expect("a class")),
+                None => Expected::Hang(class_named(class.split('+').next().unwrap_or(class))),
             },
         }
     }
@@ -210,6 +229,16 @@ impl Row {
         let text = lines.collect::<Vec<_>>().join(" ");
         let end = text.find(". ").map_or(text.len(), |end| end + 1);
         text[..end].to_owned()
+    }
+
+    /// Returns each expected hang with that many CPUs: its class, and the names of the parties to blame.
+    /// Empty unless the guest hangs.
+    pub fn hangs(&self, cpus: u32) -> Vec<(Class, BTreeSet<String>)> {
+        let Expected::Hang(_) = self.expected() else { return Vec::new() };
+        let parts = |label| self.label(label).unwrap_or("").split('+');
+        let classes = parts("Expect").map(class_named);
+        let blamed = parts("Blamed").map(|parties| self.parties_in(parties, cpus));
+        classes.zip(blamed).collect()
     }
 
     /// Returns the least number of CPUs that the workload needs.
@@ -235,8 +264,11 @@ impl Row {
     }
 
     fn parties(&self, label: &str, cpus: u32) -> BTreeSet<String> {
-        let words = self.label(label).unwrap_or("");
-        let words = words.split(',').map(str::trim).filter(|word| !word.is_empty());
+        self.parties_in(self.label(label).unwrap_or(""), cpus)
+    }
+
+    fn parties_in(&self, words: &str, cpus: u32) -> BTreeSet<String> {
+        let words = words.split([',', '+']).map(str::trim).filter(|word| !word.is_empty());
         words.flat_map(|word| self.party(word, cpus)).collect()
     }
 
@@ -256,6 +288,11 @@ impl Row {
             },
         }
     }
+}
+
+/// Parses the name of a class in a label.
+fn class_named(name: &str) -> Class {
+    Class::from_str(name.trim(), false).expect("a class")
 }
 
 impl Expected {
@@ -293,6 +330,8 @@ mod tests {
         for row in ROWS {
             for cpus in row.min_cpus()..=9 {
                 let hangs = matches!(row.expected(), Expected::Hang(_));
+                let of_hangs = row.hangs(cpus).into_iter().flat_map(|(_, blamed)| blamed);
+                assert!(!hangs || row.blamed(cpus) == of_hangs.collect(), "{}", row.name);
                 let blamed = row.blamed(cpus);
                 assert!(!hangs || !blamed.is_empty(), "{}: a hang without blame", row.name);
                 assert!(blamed.is_disjoint(&row.victims(cpus)), "{}", row.name);
@@ -331,6 +370,10 @@ mod tests {
             let row = find(name).expect("a workload");
             assert_eq!(row.blamed(cpus).iter().collect::<Vec<_>>(), blamed, "{name}/{cpus}");
         }
+        let row = find("hog-and-dead").expect("a workload");
+        let of = |cpu: &str| BTreeSet::from([cpu.to_owned()]);
+        let hangs = [(Class::DeadHalt, of("cpu3")), (Class::SoftLockup, of("cpu0"))];
+        assert_eq!(row.hangs(4), hangs);
         let row = find("forgotten-unlock").expect("a workload");
         assert_eq!(row.victims(3).iter().collect::<Vec<_>>(), ["cpu0", "cpu2"]);
     }

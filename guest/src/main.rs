@@ -13,6 +13,7 @@
 #![no_main]
 
 mod arch;
+mod debugger;
 mod kthread;
 mod panic;
 mod parameters;

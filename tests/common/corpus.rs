@@ -16,8 +16,7 @@ pub fn faults(row: &Row, report: &Report, cpus: u32) -> Vec<String> {
     }
     let verdicts = report.hangs.iter().filter(|hang| hang.certainty.is_verdict());
     match (expected, &Vec::from_iter(verdicts)[..]) {
-        (Expected::Hang(_), [hang]) => faults.extend(faults_of_hang(row, hang, cpus)),
-        (Expected::Hang(_), hangs) => faults.push(format!("{} hangs", hangs.len())),
+        (Expected::Hang(_), hangs) => faults.extend(faults_of_hangs(row, hangs, cpus)),
         (Expected::Panic | Expected::TripleFault, []) => {
             faults.extend(fault_of_end(row, report, cpus));
         }
@@ -37,17 +36,27 @@ fn fault_of_end(row: &Row, report: &Report, cpus: u32) -> Option<String> {
     (found != wanted).then(|| format!("on {found:?} instead of {wanted:?}"))
 }
 
-fn faults_of_hang(row: &Row, hang: &Hang, cpus: u32) -> Vec<String> {
+/// Returns the differences between the verdicts of a report and the labels, which name the victims and the
+/// locks of all hangs together.
+fn faults_of_hangs(row: &Row, hangs: &[&Hang], cpus: u32) -> Vec<String> {
+    let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<String>>();
+    let all = |names: fn(&Hang) -> &[String]| -> BTreeSet<String> {
+        hangs.iter().flat_map(|hang| names(hang)).cloned().collect()
+    };
+    let found: Vec<_> = hangs.iter().map(|hang| (hang.class, set(&hang.blamed))).collect();
+    let wanted = row.hangs(cpus);
+    let mut wrong = Vec::new();
+    if found != wanted {
+        wrong.push(format!("blamed {found:?} instead of {wanted:?}"));
+    }
     let rows = [
-        ("blamed", &hang.blamed, row.blamed(cpus)),
-        ("victims", &hang.victims, row.victims(cpus)),
-        ("locks", &hang.locks, row.locks()),
+        ("victims", all(|hang| &hang.victims), row.victims(cpus)),
+        ("locks", all(|hang| &hang.locks), row.locks()),
     ];
-    let wrong = rows.into_iter().filter_map(|(what, found, wanted)| {
-        let found: BTreeSet<String> = found.iter().cloned().collect();
+    wrong.extend(rows.into_iter().filter_map(|(what, found, wanted)| {
         (found != wanted).then(|| format!("{what} {found:?} instead of {wanted:?}"))
-    });
-    wrong.collect()
+    }));
+    wrong
 }
 
 /// Returns a report's outcome as a label of the corpus; `None` for an outcome that no row has.

@@ -18,6 +18,8 @@ pub mod boot_stall;
 mod busy;
 mod call_deadlock;
 mod corrupt_stack;
+mod cpu_hotplug;
+mod debugger_prompt;
 mod deep_stack;
 mod double_begin;
 pub mod exit;
@@ -25,26 +27,37 @@ mod fault_loop;
 mod forgotten_unlock;
 mod halt_irqs_off;
 mod heavy_printk;
+mod hog_and_dead;
 mod holder_halts;
+mod holder_offline;
 mod holder_spins;
 mod idle;
 mod interrupt_storm;
 mod ipi_ack_lost;
 mod ipi_wait;
 mod livelock;
+mod livelock_tasks;
 mod lock_contention;
 mod long_critical_section;
 mod long_irqs_off;
+mod long_memset;
+mod long_softirq;
+mod lost_timer_tickless;
 mod lost_wakeup;
+mod lost_wakeup_busy;
 mod many_ipis;
 mod missed_timer;
 mod mixed_cycle;
 mod mutex_contention;
 mod mutex_deadlock;
+mod mutex_held_long;
+mod mutex_holder_computes;
 mod mutex_holder_spins;
 mod nested_panic;
 mod nmi_stuck;
 mod null_deref;
+mod offline_halted;
+mod one_shot_timers;
 mod panic;
 mod panic_others_spin;
 mod partial_line;
@@ -52,6 +65,7 @@ mod pause_and_go;
 mod pause_in_irq;
 mod printk_lock_held;
 mod raw_flags;
+mod ready_not_run;
 mod recursion;
 mod rwlock_reader_lost;
 mod same_code_ab;
@@ -59,6 +73,8 @@ mod same_code_cd;
 mod self_deadlock;
 mod seqlock_writer_stuck;
 mod sleeping_holder;
+mod slow_device;
+mod slow_device_busy;
 mod spin_in_calls;
 mod spin_irqs_off;
 mod spin_irqs_on;
@@ -67,13 +83,16 @@ mod task_hog;
 mod tasks;
 mod three_lock_cycle;
 mod ticket_starved;
+mod tickless_idle;
 mod triple_fault;
+mod two_roots;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use nmiscope_guest::sync::Context;
 
 use crate::machine::X86;
+use crate::sync::WaitQueue;
 
 /// A workload that the CPUs can run.
 pub struct Workload {
@@ -105,6 +124,8 @@ static ALL: &[&Workload] = &[
     &busy::WORKLOAD,
     &call_deadlock::WORKLOAD,
     &corrupt_stack::WORKLOAD,
+    &cpu_hotplug::WORKLOAD,
+    &debugger_prompt::WORKLOAD,
     &deep_stack::WORKLOAD,
     &double_begin::WORKLOAD,
     &exit::WORKLOAD,
@@ -112,26 +133,37 @@ static ALL: &[&Workload] = &[
     &forgotten_unlock::WORKLOAD,
     &halt_irqs_off::WORKLOAD,
     &heavy_printk::WORKLOAD,
+    &hog_and_dead::WORKLOAD,
     &holder_halts::WORKLOAD,
+    &holder_offline::WORKLOAD,
     &holder_spins::WORKLOAD,
     &idle::WORKLOAD,
     &interrupt_storm::WORKLOAD,
     &ipi_ack_lost::WORKLOAD,
     &ipi_wait::WORKLOAD,
     &livelock::WORKLOAD,
+    &livelock_tasks::WORKLOAD,
     &lock_contention::WORKLOAD,
     &long_critical_section::WORKLOAD,
     &long_irqs_off::WORKLOAD,
+    &long_memset::WORKLOAD,
+    &long_softirq::WORKLOAD,
+    &lost_timer_tickless::WORKLOAD,
     &lost_wakeup::WORKLOAD,
+    &lost_wakeup_busy::WORKLOAD,
     &many_ipis::WORKLOAD,
     &missed_timer::WORKLOAD,
     &mixed_cycle::WORKLOAD,
     &mutex_contention::WORKLOAD,
     &mutex_deadlock::WORKLOAD,
+    &mutex_held_long::WORKLOAD,
+    &mutex_holder_computes::WORKLOAD,
     &mutex_holder_spins::WORKLOAD,
     &nested_panic::WORKLOAD,
     &nmi_stuck::WORKLOAD,
     &null_deref::WORKLOAD,
+    &offline_halted::WORKLOAD,
+    &one_shot_timers::WORKLOAD,
     &panic::WORKLOAD,
     &panic_others_spin::WORKLOAD,
     &partial_line::WORKLOAD,
@@ -139,6 +171,7 @@ static ALL: &[&Workload] = &[
     &pause_in_irq::WORKLOAD,
     &printk_lock_held::WORKLOAD,
     &raw_flags::WORKLOAD,
+    &ready_not_run::WORKLOAD,
     &recursion::WORKLOAD,
     &rwlock_reader_lost::WORKLOAD,
     &same_code_ab::WORKLOAD,
@@ -146,6 +179,8 @@ static ALL: &[&Workload] = &[
     &self_deadlock::WORKLOAD,
     &seqlock_writer_stuck::WORKLOAD,
     &sleeping_holder::WORKLOAD,
+    &slow_device::WORKLOAD,
+    &slow_device_busy::WORKLOAD,
     &spin_in_calls::WORKLOAD,
     &spin_irqs_off::WORKLOAD,
     &spin_irqs_on::WORKLOAD,
@@ -154,7 +189,9 @@ static ALL: &[&Workload] = &[
     &tasks::WORKLOAD,
     &three_lock_cycle::WORKLOAD,
     &ticket_starved::WORKLOAD,
+    &tickless_idle::WORKLOAD,
     &triple_fault::WORKLOAD,
+    &two_roots::WORKLOAD,
 ];
 
 /// Returns the workload with this name, `None` if there is none.
@@ -201,6 +238,36 @@ impl Once {
     /// Returns true for the first call only.
     fn first(&self) -> bool {
         !self.done.swap(true, Relaxed)
+    }
+}
+
+/// A slow device, which one task at a time asks and sleeps for.
+struct Device {
+    /// Time of the answer, in nanoseconds since boot; the latest of all while none is due.
+    answers_at: AtomicU64,
+    answered: WaitQueue,
+}
+
+impl Device {
+    const fn new() -> Self {
+        Self { answers_at: AtomicU64::new(u64::MAX), answered: WaitQueue::new() }
+    }
+
+    /// Sleeps until the device has answered, in that many nanoseconds.
+    #[inline(never)]
+    fn wait_for_answer(&self, nanoseconds: u64) {
+        let at = X86::clock_ns() + nanoseconds;
+        self.answers_at.store(at, Relaxed);
+        self.answered.wait_event(|| X86::clock_ns() >= at);
+    }
+
+    /// Wakes up the task if the answer is due: the device's interrupt handler, as it were. Called by a main
+    /// loop after each interrupt.
+    fn poll(&self) {
+        if X86::clock_ns() >= self.answers_at.load(Relaxed) {
+            self.answers_at.store(u64::MAX, Relaxed);
+            self.answered.wake_up();
+        }
     }
 }
 

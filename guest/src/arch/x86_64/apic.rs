@@ -130,7 +130,14 @@ pub fn start_periodic_timer(count: u32) {
     write(Register::TimerInitialCount, count);
 }
 
-/// Stops this CPU's periodic timer interrupt.
+/// Starts a timer interrupt after `count` cycles of the divided bus clock. No other follows it.
+pub fn start_one_shot_timer(count: u32) {
+    write(Register::TimerDivide, TIMER_DIVIDE);
+    write(Register::TimerVector, u32::from(vector::TIMER));
+    write(Register::TimerInitialCount, count);
+}
+
+/// Stops this CPU's timer interrupt.
 pub fn stop_timer() {
     write(Register::TimerInitialCount, 0);
 }

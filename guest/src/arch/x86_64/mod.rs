@@ -39,14 +39,14 @@ pub(crate) use percpu::percpu;
 pub use platform::X86;
 pub use possible_cpus::possible_cpus;
 pub use pvh::StartInfo;
-pub use serial::init as init_console;
+pub use serial::{init as init_console, read as read_console};
 pub use smp::{
-    count_possible_cpus, online_cpus, run_boot_cpu, send_reschedule, smp_call_function,
+    count_possible_cpus, online_cpus, run_boot_cpu, send_reschedule, set_online, smp_call_function,
     smp_call_function_single,
 };
 pub use stack_trace::print_own_trace;
 pub use switch::{new_task_stack, to_main as switch_to_main, to_task as switch_to_task};
-pub use time::{clock_ns, next_tick_in, start_tick, stop_tick};
+pub use time::{clock_ns, next_tick_in, one_tick_in, start_tick, stop_tick};
 pub use trap::{set_page_fault_hook, set_reschedule_hook, ticks};
 
 use nmiscope_guest::abi;

@@ -34,6 +34,11 @@ pub fn online_cpus() -> impl Iterator<Item = usize> + Clone {
     (0..possible_cpus()).filter(|&cpu| is_online(cpu))
 }
 
+/// Sets this CPU's own mark: online while it runs the kernel.
+pub fn set_online(online: bool) {
+    cpu_online.this().store(online.into(), Release);
+}
+
 fn is_online(cpu: usize) -> bool {
     cpu_online.on(cpu).load(Acquire) != 0
 }

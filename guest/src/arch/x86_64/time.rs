@@ -109,9 +109,19 @@ pub fn next_tick_in(nanoseconds: u64) {
     tick_every(nanoseconds);
 }
 
+/// Sets this CPU's next tick in nanoseconds. No other follows it.
+pub fn one_tick_in(nanoseconds: u64) {
+    apic::start_one_shot_timer(timer_count(nanoseconds));
+}
+
 fn tick_every(nanoseconds: u64) {
+    apic::start_periodic_timer(timer_count(nanoseconds));
+}
+
+/// Returns the number of cycles of the timer's clock, at least one.
+fn timer_count(nanoseconds: u64) -> u32 {
     let count = APIC_KHZ.load(Relaxed) * (nanoseconds / 1_000) / (1_000 * apic::TIMER_DIVISOR);
-    apic::start_periodic_timer(u32::try_from(count).unwrap_or(u32::MAX).max(1));
+    u32::try_from(count).unwrap_or(u32::MAX).max(1)
 }
 
 /// Stops this CPU's tick until it is started again.

@@ -3,6 +3,8 @@
 
 #[path = "../tests/common/corpus.rs"]
 mod corpus;
+#[path = "common/enough.rs"]
+mod enough;
 #[path = "common/meter.rs"]
 mod meter;
 #[path = "common/own_time.rs"]
@@ -40,7 +42,10 @@ struct Arguments {
     /// Report a hang after this long without progress, for every class
     #[arg(long, default_value = "1s")]
     hang_after: String,
-    /// Run the healthy rows for this long
+    /// Report a hang whose waiters all sleep after this long: longer than any healthy row sleeps
+    #[arg(long, default_value = "6s")]
+    sleepers: String,
+    /// Run the healthy rows for this long, and until each vCPU has had three times its bound of own time
     #[arg(long, default_value = "6s")]
     healthy: String,
     /// Keep this many busy processes per core beside the runs
@@ -79,6 +84,8 @@ struct Ended {
     /// The tool's own CPU time as a share of a core; `None` if it was not measured.
     share: Option<f64>,
     signature: Option<String>,
+    /// The least own time of a healthy run's vCPUs, as a multiple of the bound; `None` if it was not measured.
+    bounds_passed: Option<f64>,
 }
 
 fn main() -> ExitCode {
@@ -156,16 +163,19 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
     let healthy = run.row.expected() == Expected::Healthy;
     let duration = |text: &str| humantime::parse_duration(text).expect("a duration, as in 6s");
     let (bound, runs_for) = (duration(&arguments.hang_after), duration(&arguments.healthy));
+    let sleepers = duration(&arguments.sleepers);
     // The critical section ends just before the bound.
     let section = format!("section_ms={}", bound.as_millis() * 17 / 20);
     let mut command = Command::new(program(arguments));
     command
         .args(["run", "--serial", "none", "--cpus", &run.cpus.to_string()])
         .args(["--workload", run.row.name, "--append", &section])
-        .args(["--hang-after", if run.detection { &arguments.hang_after } else { "0" }, "--json"])
+        .args(["--hang-after", if run.detection { &arguments.hang_after } else { "0" }])
+        .args(["--hang-after", &format!("sleepers={}", bound_of_sleepers(run, arguments))])
+        .arg("--json")
         .arg(&json)
-        // A run whose hang is not detected ends too.
-        .args(["--stop-after", if healthy { &arguments.healthy } else { "60s" }])
+        // A run whose hang is not detected ends too, and so does one whose vCPUs get no time.
+        .args(["--stop-after", if healthy { "15m" } else { "60s" }])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
@@ -173,28 +183,43 @@ fn run_one(run: Run, arguments: &Arguments) -> Ended {
         command.args(["--ready-within", "2s"]);
     }
     let mut child = command.spawn().expect("start the program");
-    if healthy && arguments.stop > 0 {
-        stop_for_a_while(child.id(), Duration::from_secs(arguments.stop));
-    }
+    let passed = healthy.then(|| {
+        let stopped = Duration::from_secs(arguments.stop);
+        if arguments.stop > 0 {
+            stop_for_a_while(child.id(), stopped);
+        }
+        let bound = if run.row.sleeps() { sleepers } else { bound };
+        enough::end_after(child.id(), runs_for + stopped, bound * 3, stopped, bound)
+    });
     let Seen { text, delay, share } =
         meter::watch(&mut child, bound, runs_for.saturating_sub(Duration::from_millis(500)));
     child.wait().expect("the program ends");
+    let bounds_passed = passed.map(|passed| passed.join().expect("/proc can be read"));
     let share = share.filter(|_| healthy && arguments.stop == 0);
     match read(&json) {
         Err(reason) => {
             let (found, faults) = ("nothing".into(), vec![reason]);
-            Ended { run, found, faults, text, delay, share, signature: None }
+            let (signature, bounds_passed) = (None, None);
+            Ended { run, found, faults, text, delay, share, signature, bounds_passed }
         }
         Ok(report) => {
             let found = corpus::found(&report).map_or_else(|| "other".into(), Expected::name);
-            let faults = corpus::faults(run.row, &report, run.cpus);
+            let mut faults = corpus::faults(run.row, &report, run.cpus);
+            if run.detection && bounds_passed.is_some_and(|passed| passed < 3.0) {
+                faults.push(format!("only {bounds_passed:?} times the bound of own time"));
+            }
             // If the guest hangs later, or its vCPUs share the cores with each other, the time at which the
             // verdict was due is not known from outside.
             let delay = delay.filter(|_| hangs_at_once(&report, bound));
             let signature = report.hangs.first().map(|hang| hang.signature.clone());
-            Ended { run, found, faults, text, delay, share, signature }
+            Ended { run, found, faults, text, delay, share, signature, bounds_passed }
         }
     }
+}
+
+/// The bound of sleepers in a run, as text.
+fn bound_of_sleepers(run: Run, arguments: &Arguments) -> &str {
+    if run.detection { &arguments.sleepers } else { "0" }
 }
 
 fn program(arguments: &Arguments) -> String {
@@ -255,6 +280,7 @@ fn summary(ended: &[Ended], took: Duration) -> String {
     let _ = writeln!(text, "{right} of {} runs right, in {:.0} s", ended.len(), took.as_secs_f64());
     text.push_str(&delays(ended));
     text.push_str(&cost(ended));
+    text.push_str(&own_times(ended));
     text.push_str(&signatures(ended));
     text.push_str(&matrix(ended));
     for wrong in ended.iter().filter(|ended| !ended.faults.is_empty()) {
@@ -331,6 +357,26 @@ fn cost(ended: &[Ended]) -> String {
          a core, with detection on {on:.3} %, which is {:.3} % more; {most:.3} % in the one that costs most.\n",
         pairs.len(),
         on - off,
+    )
+}
+
+/// The least time that the vCPUs of healthy runs had, by the number of vCPUs.
+fn own_times(ended: &[Ended]) -> String {
+    let mut least = BTreeMap::<u32, f64>::new();
+    for ended in ended.iter().filter(|ended| ended.run.detection) {
+        if let Some(passed) = ended.bounds_passed {
+            let entry = least.entry(ended.run.cpus).or_insert(passed);
+            *entry = entry.min(passed);
+        }
+    }
+    if least.is_empty() {
+        return String::new();
+    }
+    let rows = least.iter().map(|(cpus, passed)| format!("{passed:.1} at {cpus}"));
+    format!(
+        "\nIn every healthy run each vCPU had at least so many times the bound of own time, by the number of \
+         vCPUs: {}.\n",
+        rows.collect::<Vec<_>>().join(", ")
     )
 }
 

@@ -193,6 +193,31 @@ fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
     has_fact(&hang, stopped_at);
 }
 
+/// Its first CPU has taken no interrupt yet, although the second has its interrupts on; and no answer to an
+/// NMI could be read, of which its handler would not approve.
+#[test]
+#[ignore = "needs gcc"]
+fn a_cpu_of_an_unknown_kernel_that_computes_beside_an_idle_one_is_left_alone() {
+    let what = "COMPUTES_BESIDE_AN_IDLE_CPU";
+    let arguments = ["--hang-after", "silent=1m", "--nmi-after", "3s", "--stop-after", "4s"];
+    let finished = run_foreign(what, &arguments).expect_code(exit::CLEAN);
+    let report = finished.report();
+    let [backtrace] = &report.backtraces[..] else { panic!("{:#?}", report.backtraces) };
+    assert_eq!(backtrace.nmi_sent, 0, "{}", finished.all());
+    let states: Vec<_> = backtrace.cpus.iter().map(|cpu| cpu.state).collect();
+    assert_eq!(states, [CpuState::Running, CpuState::Halted], "{}", finished.all());
+    assert!(no_answer(&backtrace.cpus[0]).contains("no buffer to read"), "{}", finished.all());
+    assert!(!report.hangs.iter().any(|hang| hang.certainty.is_verdict()), "{}", finished.all());
+
+    // Its own grace has an end.
+    let arguments = ["--hang-after", "silent=1m", "--ready-within", "2s"];
+    let finished = run_foreign(what, &arguments).expect_code(exit::HANG);
+    let report = finished.report();
+    let hang = only_hang(&report);
+    assert_eq!((hang.class, &hang.blamed[..]), (Class::HardLockup, &["cpu0".to_owned()][..]));
+    assert_eq!(report.backtraces[0].nmi_sent, 0);
+}
+
 #[test]
 #[ignore = "needs gcc"]
 fn an_unknown_kernel_that_halts_with_interrupts_off_is_dead() {

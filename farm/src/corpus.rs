@@ -6,6 +6,7 @@
 //! * `Blamed: WHO, ...`: the parties to blame; `Victims: WHO, ...`: the parties that suffer from them;
 //! * `Locks: NAME, ...`: the locks that are part of the hang;
 //! * `Cpus: N..`: the least number of CPUs; 1 if the label is missing;
+//! * `Sleeps: yes`: a healthy workload's tasks sleep for longer than parties that run may take;
 //! * `Frames: WHO: FUNCTION, FUNCTION, ...`: functions on a stack, innermost first, possibly with others
 //!   in between; `|` separates alternatives, and `none` stands for a stack on which nothing runs.
 //!
@@ -239,6 +240,11 @@ impl Row {
         let classes = parts("Expect").map(class_named);
         let blamed = parts("Blamed").map(|parties| self.parties_in(parties, cpus));
         classes.zip(blamed).collect()
+    }
+
+    /// Returns true for a healthy workload that sleeps for longer than parties that run may take.
+    pub fn sleeps(&self) -> bool {
+        self.label("Sleeps") == Some("yes")
     }
 
     /// Returns the least number of CPUs that the workload needs.

@@ -219,9 +219,7 @@ impl HangDescriber<'_> {
             && *activity == ActivityState::Running
             && is_outside
             && let Some(ages) = self.context.ages.cpus.get(*cpu as usize)
-            // A CPU that has gone through its main loop meanwhile is not stuck.
-            && ages.main_loop.own() >= hang.age.mul_f64(0.75)
-            && !hang.age.is_zero()
+            && is_stuck(ages, hang.age)
         {
             *activity = ActivityState::Stuck;
         }
@@ -381,6 +379,13 @@ impl HangDescriber<'_> {
         let moments = Some(moments).filter(|moments| moments.len() > 1)?;
         signature::stable_place(self.hang.class, &moments, self.resolver.vocabulary())
     }
+}
+
+/// Returns true for a CPU that has not gone through its main loop since about the time when a hang of this age
+/// began, although the host has run it.
+fn is_stuck(ages: &hang::CpuAges, age: std::time::Duration) -> bool {
+    let stopped = ages.main_loop.age;
+    !age.is_zero() && stopped.wall >= age.mul_f64(0.75) && stopped.own >= age / 4
 }
 
 fn certainty(certainty: &hang::HangCertainty) -> Certainty {

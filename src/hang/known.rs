@@ -156,10 +156,10 @@ fn merge(guest: &KnownGuest<'_>, found: Vec<DetectedHang>) -> Vec<DetectedHang> 
     for mut hang in found {
         let is_half_due = guest.bounds.is_half_due_for(hang.class, hang.asleep, hang.age);
         let stopped = stopped_for(guest, &hang);
+        let is_contemporary = stopped + TOGETHER >= since;
         // A party that the host has hardly run may just not have come to go on.
-        let is_contemporary = stopped + TOGETHER >= since && hang.age >= stopped / 2;
-        let is_enabled = hang.bound(guest.bounds).is_some();
-        if !is_enabled || !is_half_due && !is_contemporary {
+        let joins = is_half_due || is_contemporary && hang.age >= stopped / 2;
+        if hang.bound(guest.bounds).is_none() || !joins {
             continue;
         }
         let is_like_due = due.contains(&kind(&hang)) || is_contemporary;

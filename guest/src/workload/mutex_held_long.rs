@@ -2,6 +2,7 @@
 //! time, and a task on CPU 0 sleeps for the mutex.
 //!
 //! Expect: healthy
+//! Sleeps: yes
 //! Frames: others: cpu_main|task_main
 
 use nmiscope_guest::sched;

@@ -2,6 +2,7 @@
 //! answered after four seconds. All CPUs idle.
 //!
 //! Expect: healthy
+//! Sleeps: yes
 //! Frames: others: cpu_main
 
 use super::{Device, Next, Once, Workload, is_culprit};

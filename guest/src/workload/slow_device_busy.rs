@@ -1,6 +1,7 @@
 //! Healthy: as `slow-device`, and another task of the same CPU computes meanwhile.
 //!
 //! Expect: healthy
+//! Sleeps: yes
 //! Frames: n/2: cpu_main|task_main
 //! Frames: others: cpu_main
 

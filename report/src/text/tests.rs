@@ -608,3 +608,45 @@ fn sizes_have_the_largest_unit_that_is_exact() {
     assert_eq!(size(64 << 20), "64 MiB");
     assert_eq!(size((64 << 20) + 4096), "65540 KiB");
 }
+
+#[test]
+fn a_blamed_cpu_that_is_offline_has_its_reason() {
+    let rows = [
+        (OfflineState::NotStarted, "cpu0 has never been started"),
+        (OfflineState::InInit, "cpu0 has received INIT, and waits for its start-up IPI"),
+        (OfflineState::Reset, "cpu0 was reset after it had been started"),
+        (OfflineState::Halted, "cpu0 is offline, says the kernel, and halted"),
+        (OfflineState::Running, "cpu0 is offline, says the kernel, and executes"),
+    ];
+    for (how, sentence) in rows {
+        let activity = ActivityState::Offline;
+        let kind = NodeKind::Cpu { cpu: 0, activity, task: None };
+        let node = WaitNode { id: "cpu0".into(), kind };
+        let evidence = vec![Evidence { party: "cpu0".into(), fact: Fact::Offline { how } }];
+        let text = super::hangs(&[Hang { evidence, ..hang(&["cpu0"], vec![node]) }]);
+        assert!(text.contains(&format!("\n  {sentence}\n")), "{text}");
+    }
+}
+
+#[test]
+fn a_cpu_that_is_stuck_outside_a_hang_is_not_called_running() {
+    let mut stuck = cpu_node(1, None);
+    let NodeKind::Cpu { activity, .. } = &mut stuck.kind else { panic!("{stuck:?}") };
+    *activity = ActivityState::Stuck;
+    let hang = Hang { edges: Vec::new(), ..hang(&["cpu0"], vec![cpu_node(0, None), stuck]) };
+    let text = super::hangs(&[hang]);
+    assert!(text.contains("\n  cpu1 also stuck since then\n"), "{text}");
+}
+
+#[test]
+fn a_task_that_is_not_run_has_the_time_for_which_it_could_have() {
+    let fact = Fact::TasksNotRun { ms: 4000.0, tasks: 1 };
+    let hang = Hang {
+        class: Class::LostWakeup,
+        edges: Vec::new(),
+        evidence: vec![Evidence { party: "orphan".into(), fact }],
+        ..hang(&["orphan"], vec![task_node(3, "orphan", TaskState::Ready)])
+    };
+    let wanted = "hang: lost-wakeup, task orphan on cpu0 (ready and not run for 4.0 s)";
+    assert_eq!(first_line(&hang), wanted);
+}

@@ -193,11 +193,11 @@ fn an_unknown_kernel_that_spins_with_interrupts_off_is_locked_up() {
     has_fact(&hang, stopped_at);
 }
 
-/// Its first CPU has taken no interrupt yet, although the second has its interrupts on; and no answer to an
-/// NMI could be read, of which its handler would not approve.
+/// The first CPU has taken no interrupt yet, although the second has its interrupts on. An NMI would end the
+/// guest, and no answer to it could be read.
 #[test]
 #[ignore = "needs gcc"]
-fn a_cpu_of_an_unknown_kernel_that_computes_beside_an_idle_one_is_left_alone() {
+fn an_unknown_kernel_that_computes_beside_an_idle_cpu_is_spared() {
     let what = "COMPUTES_BESIDE_AN_IDLE_CPU";
     let arguments = ["--hang-after", "silent=1m", "--nmi-after", "3s", "--stop-after", "4s"];
     let finished = run_foreign(what, &arguments).expect_code(exit::CLEAN);

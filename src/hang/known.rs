@@ -163,7 +163,8 @@ fn merge(guest: &KnownGuest<'_>, found: Vec<DetectedHang>) -> Vec<DetectedHang> 
             continue;
         }
         let is_like_due = due.contains(&kind(&hang)) || is_contemporary;
-        if !is_nearly_due(guest, &hang) && !(is_half_due && is_like_due) {
+        let is_verdict = is_nearly_due(guest, &hang) || is_half_due && is_like_due;
+        if !is_verdict {
             hang.certainty = suspicion(&hang, hang.bound(guest.bounds));
         }
         let cycle = hang.blamed.iter().copied().filter(|_| hang.class.is_cycle());

@@ -639,7 +639,7 @@ fn a_cpu_that_is_stuck_outside_a_hang_is_not_called_running() {
 }
 
 #[test]
-fn a_task_that_is_not_run_has_the_time_for_which_it_could_have() {
+fn a_task_that_is_not_run_has_its_own_age() {
     let fact = Fact::TasksNotRun { ms: 4000.0, tasks: 1 };
     let hang = Hang {
         class: Class::LostWakeup,

@@ -78,7 +78,7 @@ fn a_sleeping_worker_is_blamed_before_a_task_that_computes_beside_it() {
 }
 
 #[test]
-fn a_sleeping_task_that_never_did_the_work_is_not_blamed_for_a_livelock() {
+fn a_sleeping_task_that_is_no_worker_is_not_blamed() {
     let mut scene = Scene::new(1);
     let helper = scene.task("helper", 0, TaskRunState::Blocked);
     let mover = scene.task("mover", 0, TaskRunState::Ready);
@@ -114,7 +114,7 @@ fn watch_unrun(state: TaskRunState, queued: u32, others_run: bool) -> Option<(u3
 }
 
 #[test]
-fn a_task_that_could_run_and_is_in_no_queue_is_a_lost_wakeup() {
+fn a_runnable_task_in_no_queue_is_a_lost_wakeup() {
     for state in [TaskRunState::Ready, TaskRunState::Running] {
         let (poll, hang) = watch_unrun(state, 0, false).expect("a hang");
         assert_eq!((poll, hang.class), (10, Class::LostWakeup), "{state:?}");

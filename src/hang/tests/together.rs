@@ -30,7 +30,7 @@ fn independent_hangs_of_two_classes_are_reported_together() {
 }
 
 #[test]
-fn a_hang_far_from_its_own_bound_is_suspected_beside_one_that_is_due() {
+fn a_hang_far_from_its_bound_is_suspected_beside_another() {
     let mut scene = Scene::new(3);
     scene.halts(1, false);
     scene.spins(2, true);
@@ -54,7 +54,7 @@ fn a_hang_far_from_its_own_bound_is_suspected_beside_one_that_is_due() {
 }
 
 #[test]
-fn a_cpu_that_has_stopped_only_lately_is_not_reported_with_a_hang() {
+fn a_cpu_that_has_stopped_lately_does_not_join_a_hang() {
     let mut scene = Scene::new(3);
     scene.halts(1, false);
     scene.spins(2, true);
@@ -66,9 +66,9 @@ fn a_cpu_that_has_stopped_only_lately_is_not_reported_with_a_hang() {
     assert_eq!(found(verdict), [(Class::DeadHalt, cpus(&[1]), true)]);
 }
 
-/// It may be a section that ends in time, or the second half of what has happened.
+/// A CPU near its bound may be in a section that ends in time, or the second half of what has happened.
 #[test]
-fn a_hang_waits_for_a_cpu_that_has_nearly_come_to_its_bound() {
+fn a_hang_waits_for_a_cpu_near_its_bound() {
     let two_roots = |ends: bool| {
         let mut scene = Scene::new(3);
         scene.halts(1, false);
@@ -102,7 +102,7 @@ fn a_halted_cpu_whose_timer_is_armed_idles_however_long() {
 }
 
 #[test]
-fn an_armed_timer_is_looked_at_again_once_the_cpu_has_left_its_halt() {
+fn an_armed_timer_is_read_again_after_the_halt() {
     let mut scene = Scene::new(1);
     scene.now.vcpus[0].sample = halted(Some(true));
     let mut detector = Detector::new(Bounds::new(Some(BOUND)), POLL);
@@ -122,7 +122,7 @@ fn an_armed_timer_is_looked_at_again_once_the_cpu_has_left_its_halt() {
     assert_eq!(suspicions, [11, 31]);
 }
 
-/// Its sleep until now is no time in which it executed something else.
+/// Sleep until now is no time in which the CPU executed something else.
 #[test]
 fn a_cpu_that_has_just_been_woken_does_not_hang() {
     let mut scene = Scene::new(1);
@@ -137,7 +137,7 @@ fn a_cpu_that_has_just_been_woken_does_not_hang() {
 }
 
 #[test]
-fn a_kernel_that_its_debugger_has_stopped_does_not_hang_and_does_not_age() {
+fn a_kernel_stopped_by_its_debugger_does_not_age() {
     let mut scene = Scene::new(2);
     scene.spins(0, false);
     scene.spins(1, false);
@@ -152,9 +152,9 @@ fn a_kernel_that_its_debugger_has_stopped_does_not_hang_and_does_not_age() {
     assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(51));
 }
 
-/// One CPU has long had its interrupts on, the other computes with them off, as it does while it boots.
+/// The other CPU has long had its interrupts on.
 #[test]
-fn a_cpu_of_an_unknown_kernel_has_its_own_time_before_its_first_interrupt() {
+fn the_grace_before_the_first_interrupt_is_per_cpu() {
     let mut scene = Scene::new(2);
     scene.spins(1, false);
     let mut bounds = Bounds::new(Some(BOUND));

@@ -15,7 +15,7 @@ use crate::targets::Target;
 
 /// Finds the hangs of a guest that was not watched, by the times that its kernel recorded.
 pub fn find_recorded_hangs(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
-    hang::judge_snapshot(&observation(target, stopped, at), &Bounds::default())
+    hang::judge_snapshot(&observation(target, stopped, at), &bounds_of_one_look())
 }
 
 /// Finds the hangs that one moment shows of a guest whose hang detection is disabled: neither the
@@ -30,7 +30,13 @@ pub fn find_hangs_without_clocks(
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;
     }
-    hang::judge_snapshot(&now, &Bounds::default())
+    hang::judge_snapshot(&now, &bounds_of_one_look())
+}
+
+/// Returns the bounds of a guest that is seen once: all parties have the bound of those that run, since there
+/// is no later look at which sleepers would be due. A kernel's own patience goes before.
+fn bounds_of_one_look() -> Bounds {
+    Bounds::new(Some(Bounds::DEFAULT))
 }
 
 /// Returns the observation of a stopped guest.

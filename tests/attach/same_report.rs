@@ -185,6 +185,7 @@ fn assert_one_report(workload: &str) {
     let mut vm = Vm::start(workload, cpus);
     let live = run_workload(workload, cpus)
         .args(["--memory", "64M", "--core", "hang.core", "--ready-within", "3s"])
+        .args(["--hang-after", "2s", "--hang-after", "sleepers=2s"])
         .run()
         .expect_code(exit::HANG);
     let of_run = Summary::from_report(&live.report());

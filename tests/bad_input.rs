@@ -89,8 +89,8 @@ fn an_image_cut_before_its_symbols_runs_and_is_reported_truncated() {
         panic!("{}", finished.all())
     };
     assert!(reason.contains("truncated"), "{reason}");
-    // No symbols are needed to send an NMI and to read registers.
-    assert!(backtrace.cpus.iter().all(|cpu| cpu.nmi.handler_finished && cpu.registers.is_some()));
+    // No symbols are needed to read registers. Where no buffer can be read, an NMI is not sent.
+    assert!(backtrace.cpus.iter().all(|cpu| !cpu.nmi.sent && cpu.registers.is_some()));
 }
 
 #[test]

@@ -50,8 +50,8 @@ fn a_missing_core_is_named() {
 }
 
 #[test]
-fn a_directory_is_no_core() {
-    refused(nmiscope(["report", "."]), "directory");
+fn a_directory_without_reports_is_refused() {
+    refused(nmiscope(["report", "."]), "has no report");
 }
 
 #[test]

@@ -95,6 +95,9 @@ pub struct CpuAges {
     pub answer: Unchanged<WaitKey>,
     /// The number of finished work items while unfinished ones are queued.
     pub work: Unchanged<u64>,
+    /// The longest sleep that a task of the CPU has ended since then: time in which work waited for a sleeper.
+    #[serde(default)]
+    pub slept: Age,
     /// The number of task switches while a task of the CPU is ready to run.
     pub ready: Unchanged<u64>,
     /// The number of task switches on the CPU.
@@ -237,7 +240,13 @@ impl Ages {
         for ((age, answer), task) in tasks {
             let task = task.as_ref();
             let wait = task.and_then(|task| task.wait.as_ref());
+            let (slept, waits) = (age.age, age.changes);
             age.observe(wait.map(Wait::key), passed_on(task.map_or(0, |task| task.cpu)));
+            if let Some(cpu) = task.and_then(|task| self.cpus.get_mut(task.cpu as usize))
+                && age.changes != waits
+            {
+                cpu.end_sleep(slept);
+            }
             observe_answer(answer, wait);
         }
         self.locks.retain(|address, _| kernel.locks.contains_key(address));
@@ -362,6 +371,15 @@ impl CpuAges {
         self.seen.is_some_and(|seen| seen.awaits_timer())
     }
 
+    /// Counts a sleep of a task that has ended, as far as it lay in the time for which work has been pending.
+    fn end_sleep(&mut self, slept: Age) {
+        let pending = self.work.age;
+        let counted = if slept.own < pending.own { slept } else { pending };
+        if counted.own > self.slept.own {
+            self.slept = counted;
+        }
+    }
+
     fn advance(&mut self, activity: Option<&CpuActivity>, switches: u64, passed: Age) {
         let main_loop = activity.map(|activity| activity.main_loop);
         if self.main_loop.key != main_loop {
@@ -384,6 +402,9 @@ impl CpuAges {
         }
         let pending_work = activity.filter(|activity| activity.has_work());
         self.work.observe(pending_work.map(|activity| activity.work_done), passed);
+        if self.work.age == Age::default() {
+            self.slept = Age::default();
+        }
         let ready = activity.filter(|activity| activity.ready_tasks > 0);
         self.ready.observe(ready.map(|_| switches), passed);
         self.switches.observe(activity.map(|_| switches), passed);

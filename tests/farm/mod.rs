@@ -207,7 +207,7 @@ fn hang_developing_at_the_time_limit_is_known_by_its_signature() {
         cpus = 2
     "#;
     let site = Site::new(suite);
-    let known = "[[known]]\nsignature = \"0a2e58fd\"\nurl = \"https://bugs.example/7\"\n";
+    let known = "[[known]]\nsignature = \"18709ca8\"\nurl = \"https://bugs.example/7\"\n";
     site.write("known.toml", known);
     let known = site.path("known.toml");
     let run = Run::from_output(&site.farm(["--known", &known]).run().expect_code(exit::CLEAN));

@@ -182,6 +182,12 @@ impl Located for SecondKernel {
                 state.locks.insert(waits_for, Lock { kind, holder, taken_at, taken_ns });
             }
         }
+        for (number, task) in (0..).zip(state.tasks.iter().flatten()) {
+            let cpu = state.cpus.get_mut(task.cpu as usize).and_then(Option::as_mut);
+            if let Some(cpu) = cpu.filter(|_| task.state == TaskRunState::Running) {
+                cpu.task = Some(number);
+            }
+        }
         Ok(state)
     }
 

@@ -131,8 +131,10 @@ fn names_of_written_files_are_escaped() {
     let finished = nmiscope(HANG).args(["--json", &path, "--core", &core]).run();
     let finished = finished.expect_code(exit::HANG);
     harmless(&finished);
-    for extension in ["json", "core"] {
-        let wrote = format!("wrote {ESCAPED}.{extension}\n");
+    for wrote in [
+        format!("wrote {ESCAPED}.json\n"),
+        format!("wrote {ESCAPED}.core, to be opened by: nmiscope report '{ESCAPED}.core'; "),
+    ] {
         assert!(finished.stdout.contains(&wrote), "{}", finished.all());
     }
     parse_report(&finished.text_of(&path));

@@ -313,7 +313,11 @@ mod tests {
     #[test]
     fn report_of_the_former_version_is_summarized_like_a_current_one() {
         let stored = include_str!("../../../report/tests/former/abba-deadlock.json");
-        assert_eq!(summary(stored), summary(DEADLOCK));
+        let (mut former, current) = (summary(stored), summary(DEADLOCK));
+        // A report keeps the signature that it was written with: those of deadlocks have names of locks since.
+        assert_eq!(former.failures[0].signature, "0a2e58fd7c78e78d");
+        former.failures[0].signature.clone_from(&current.failures[0].signature);
+        assert_eq!(former, current);
         let version = |number: u32| format!("\"schema_version\": {number},");
         let older = version(former::OLDEST_READ_VERSION - 1);
         let older = DEADLOCK.replacen(&version(SCHEMA_VERSION), &older, 1);

@@ -103,6 +103,9 @@ fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let sleepers = if may_sleep { sleepers_with_work(guest, cpu, busy, age) } else { Vec::new() };
     let class = if busy && sleepers.is_empty() { Class::Livelock } else { Class::LostWakeup };
     let asleep = may_sleep && class == Class::LostWakeup;
+    // Who has just been woken is not to be blamed for the time before: it slept, for which there is another bound.
+    let slept = if class == Class::Livelock && is_work { ages.slept.own } else { Duration::ZERO };
+    let age = Age { own: age.own.saturating_sub(slept), ..age };
     if !guest.bounds.is_half_due_for(class, asleep, age.own) {
         return Vec::new();
     }

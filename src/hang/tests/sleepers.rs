@@ -139,6 +139,38 @@ fn a_task_that_gets_its_turn_does_not_hang() {
     assert_eq!(verdict, None);
 }
 
+/// A worker of a busy CPU sleeps for less than a sleeper may. It is awake in one observation before its work is
+/// done, or stays awake and does not do it.
+#[test]
+fn a_worker_that_has_woken_up_does_not_hang_for_the_time_it_slept() {
+    for does_it in [true, false] {
+        let mut scene = Scene::new(1);
+        scene.spins(0, true);
+        let worker = scene.task("worker", 0, TaskRunState::Blocked);
+        scene.task_waits(worker, WaitFor::Queue(0xcc));
+        scene.cpu(0).work_queued = 1;
+        let verdict = scene.watch_with(patient(), 60, |scene, poll| {
+            scene.pass(POLL, |_| ALL_MOVES);
+            let task = scene.kernel().tasks[worker as usize].as_mut().expect("a task");
+            if poll >= 30 {
+                (task.state, task.wait) = (TaskRunState::Running, None);
+                task.switches += 1;
+                scene.cpu(0).task = Some(worker);
+            }
+            if poll == 31 {
+                scene.cpu(0).work_done = u64::from(does_it);
+            }
+        });
+        if does_it {
+            assert_eq!(verdict, None);
+        } else {
+            // The bound of ten observations counts from the one before it was seen awake.
+            let poll = verdict.as_ref().map(|(poll, _)| *poll);
+            assert_eq!((poll, only(verdict).class), (Some(39), Class::Livelock));
+        }
+    }
+}
+
 #[test]
 fn suspicions_do_not_need_the_patience_for_sleepers() {
     let mut bounds = Bounds::default();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use nmiscope_report::Class;
 
 use super::ages::Age;
+use super::class::pending_work::Explained;
 use super::class::{self, cpu_lockup, deadlock, lock_wait, pending_work, soft_lockup};
 use super::group::{WaiterGroup, all_sleep, groups};
 use super::guest::KnownGuest;
@@ -86,21 +87,26 @@ fn candidates(guest: &KnownGuest<'_>) -> Vec<DetectedHang> {
     } else {
         groups(guest, &chains.by_wall_clock(), is_stuck)
     };
-    let explained: BTreeSet<Node> =
-        groups_of_now.values().flat_map(|group| group.members.iter().copied()).collect();
-    let mut found: Vec<DetectedHang> = groups_of_now
-        .into_iter()
-        .filter_map(|(root, group)| {
-            let (class, age) = classify(guest, &root, &group)?;
+    let mut explained = Explained::default();
+    let mut found = Vec::new();
+    for (root, group) in groups_of_now {
+        let members = group.members.clone();
+        let hang = classify(guest, &root, &group).map(|(class, age)| {
             let group = group.merged_with(victims.remove(&root).unwrap_or_default());
             let blamed = class::rule(class).blames(guest, &root, &group.edges);
             let hang = group.into_hang(guest, (class, age), &root, blamed);
             let asleep = class::rests_on_waiters(class)
                 && all_sleep(guest, &hang.edges)
                 && !is_endless(guest.kernel, &hang);
-            Some(DetectedHang { asleep, ..hang })
-        })
-        .collect();
+            DetectedHang { asleep, ..hang }
+        });
+        let is_patient = |hang: &DetectedHang| hang.asleep && !hang.is_due(guest.bounds);
+        match hang.as_ref().is_some_and(is_patient) {
+            true => explained.patiently.extend(members),
+            false => explained.at_once.extend(members),
+        }
+        found.extend(hang);
+    }
     found.extend(pending_work::found(guest, &explained));
     found
 }
@@ -123,7 +129,10 @@ fn classify_cpu(guest: &KnownGuest<'_>, cpu: u32) -> Option<(Class, Duration)> {
     if guest.kernel.cpu(cpu).is_some_and(|activity| activity.waits_in_halt) {
         return None;
     }
-    if guest.ages.cpu(cpu).awaits_timer() {
+    // The tick and the main loop of a tickless CPU rest together. A tick that goes on alone is taken by a loop
+    // around HLT, somewhere else.
+    let ages = guest.ages.cpu(cpu);
+    if ages.awaits_timer() && ages.no_progress.wall >= ages.main_loop.age.wall * 3 / 4 {
         return None;
     }
     let main_loop = soft_lockup::main_loop_age(guest, cpu);

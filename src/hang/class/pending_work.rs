@@ -78,17 +78,31 @@ fn pending_for(ages: &CpuAges) -> Age {
     if ready.own > work.own { ready } else { work }
 }
 
+/// Parties of hangs by waits, which explain work that is not done.
+#[derive(Debug, Default)]
+pub struct Explained {
+    /// Parties of hangs that are due, or have the bound of parties that run.
+    pub at_once: BTreeSet<Node>,
+    /// Parties of waits that have the patience for sleepers. These say nothing of a CPU that is busy or of a
+    /// task that is never run: it is one of these that may keep the sleepers waiting.
+    pub patiently: BTreeSet<Node>,
+}
+
 /// Returns the hangs of CPUs with pending work, and of tasks that are not run, unless a party that the work
-/// waits for is in `explained`.
-pub fn found(guest: &KnownGuest<'_>, explained: &BTreeSet<Node>) -> Vec<DetectedHang> {
-    let is_explained = |cpu: u32| {
+/// waits for explains them.
+pub fn found(guest: &KnownGuest<'_>, explained: &Explained) -> Vec<DetectedHang> {
+    let is_among = |cpu: u32, parties: &BTreeSet<Node>| {
         let mut tasks = tasks_of(guest, cpu);
-        explained.contains(&Node::Cpu(cpu))
-            || tasks.any(|(task, _)| explained.contains(&Node::Task(task)))
+        parties.contains(&Node::Cpu(cpu))
+            || tasks.any(|(task, _)| parties.contains(&Node::Task(task)))
     };
-    let cpus = guest.cpus().filter(|&cpu| !is_explained(cpu));
-    let mut found: Vec<DetectedHang> = cpus.flat_map(|cpu| found_on(guest, cpu)).collect();
-    let cpus = guest.cpus().filter(|&cpu| !explained.contains(&Node::Cpu(cpu)));
+    let cpus = guest.cpus().filter(|&cpu| !is_among(cpu, &explained.at_once));
+    let on_cpus = cpus.flat_map(|cpu| {
+        let waits_patiently = is_among(cpu, &explained.patiently);
+        found_on(guest, cpu).into_iter().filter(move |hang| !(hang.asleep && waits_patiently))
+    });
+    let mut found: Vec<DetectedHang> = on_cpus.collect();
+    let cpus = guest.cpus().filter(|&cpu| !explained.at_once.contains(&Node::Cpu(cpu)));
     found.extend(cpus.flat_map(|cpu| not_run_on(guest, cpu)));
     found
 }
@@ -98,8 +112,8 @@ fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let age = pending_for(ages);
     let age = Age { own: age.own.saturating_sub(guest.wait_credit(ages)), ..age };
     let (busy, is_work) = (is_busy(ages, age), ages.work.own() >= ages.ready.own());
-    // An idle CPU with a ready task has a scheduler to blame, not a task that sleeps.
-    let may_sleep = is_work && (busy || ages.ready.own().is_zero());
+    // An idle CPU with a task that has long been ready has a scheduler to blame, not a task that sleeps.
+    let may_sleep = is_work && (busy || ages.ready.own() < age.own / 2);
     let sleepers = if may_sleep { sleepers_with_work(guest, cpu, busy, age) } else { Vec::new() };
     let class = if busy && sleepers.is_empty() { Class::Livelock } else { Class::LostWakeup };
     let asleep = may_sleep && class == Class::LostWakeup;

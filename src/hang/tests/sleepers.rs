@@ -121,6 +121,23 @@ fn a_runnable_task_in_no_queue_is_a_lost_wakeup() {
     }
 }
 
+/// The patience for the one that sleeps is none for the one that could run.
+#[test]
+fn a_sleeper_behind_its_mutex_does_not_hide_a_task_that_is_not_run() {
+    let mut scene = Scene::new(1);
+    let orphan = scene.task("orphan", 0, TaskRunState::Ready);
+    let sleeper = scene.task("sleeper", 0, TaskRunState::Blocked);
+    scene.lock(0xaa, LockKind::Mutex, Some(orphan));
+    scene.task_waits(sleeper, WaitFor::Lock(0xaa));
+    let verdict = scene.watch_with(patient(), 50, |scene, _| scene.pass(POLL, |_| ALL_MOVES));
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(10));
+    let found = hangs(verdict);
+    let is_it = |hang: &DetectedHang| {
+        (hang.class, &hang.blamed[..]) == (Class::LostWakeup, &[Node::Task(orphan)])
+    };
+    assert!(found.iter().any(is_it), "{found:?}");
+}
+
 #[test]
 fn a_queued_task_that_is_passed_over_has_two_turns() {
     let (poll, hang) = watch_unrun(TaskRunState::Ready, 1, true).expect("a hang");

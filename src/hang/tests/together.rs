@@ -101,6 +101,20 @@ fn a_halted_cpu_whose_timer_is_armed_idles_however_long() {
     }
 }
 
+/// A wait in HLT somewhere else than in the main loop. Its tick goes on, but not at the moment of the stop.
+#[test]
+fn a_loop_around_hlt_that_takes_ticks_is_a_soft_lockup() {
+    let mut scene = Scene::new(2);
+    scene.now.vcpus[1].sample = halted(Some(true));
+    let verdict = scene.watch_with(Bounds::new(Some(BOUND)), LONG, |scene, poll| {
+        let how = if poll % 2 == 0 { NO_PROGRESS } else { NO_LOOP };
+        scene.pass(POLL, stalled(&[1], how));
+    });
+    assert_eq!(verdict.as_ref().map(|(poll, _)| *poll), Some(10));
+    let hang = only(verdict);
+    assert_eq!((hang.class, hang.blamed), (Class::SoftLockup, cpus(&[1])));
+}
+
 #[test]
 fn an_armed_timer_is_read_again_after_the_halt() {
     let mut scene = Scene::new(1);

@@ -48,8 +48,8 @@ fn masked(line: &str) -> String {
 
 /// Compares an output with a session, in which a line `...` stands for any number of lines.
 #[track_caller]
-fn equals_but_for_numbers(printed: &str, shown: &str) {
-    let mut printed = printed.lines().map(masked);
+fn equals_but_for_numbers(output: &str, shown: &str) {
+    let mut printed = output.lines().map(masked);
     let mut skips = false;
     for line in shown.lines() {
         if line == "..." {
@@ -61,10 +61,10 @@ fn equals_but_for_numbers(printed: &str, shown: &str) {
         } else {
             printed.next().filter(|printed| *printed == masked(line))
         };
-        assert!(found.is_some(), "the README shows a line that is not printed: {line}");
+        assert!(found.is_some(), "the README shows a line that is not printed: {line}\n{output}");
         skips = false;
     }
-    assert!(skips || printed.next().is_none(), "the README ends before the output does");
+    assert!(skips || printed.next().is_none(), "the README ends before this does:\n{output}");
 }
 
 #[test]

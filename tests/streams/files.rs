@@ -193,19 +193,23 @@ fn earlier_postmortem_is_kept_under_a_number() {
     }
 }
 
-/// The NMI handlers of 128 vCPUs that share a host's cores get half a minute, which the farm waits for.
+/// The NMI handlers of 128 vCPUs that share a host's cores get half a minute, which the farm waits for. A kernel
+/// that is unknown gets no NMI.
 #[test]
 #[ignore = "needs gcc"]
 fn farm_waits_for_the_capture_of_many_vcpus() {
     let site = Site::new(
-        "[[vm]]\nname = 'many'\nimage = 'kernel.elf'\ncpus = 128\nmemory = '64M'\n\
-         time-limit = '3s'\nhang-after = '0'\nready-within = '0'\n",
+        "[defaults]\ncpus = 128\ntime-limit = '3s'\nhang-after = '0'\nready-within = '0'\n\
+         [[vm]]\nname = 'known'\nworkload = 'nmi-stuck'\n\
+         [[vm]]\nname = 'unknown'\nimage = 'kernel.elf'\nmemory = '64M'\n",
     );
     assemble_with("stuck_in_nmi.S", &[], Path::new(&site.path("kernel.elf")));
     let run = Run::from_output(&site.farm([""; 0]).run().expect_code(exit::GUEST_FAILED));
-    let vm = run.finished("many");
-    assert_eq!(vm.status, Status::Timeout, "{vm:?}");
-    let report = site.report(&vm.directory);
-    assert_eq!(report.backtraces[0].cpus.len(), 128);
-    assert!(report.backtraces[0].cpus.iter().any(|cpu| cpu.nmi.delivered == Some(true)));
+    for (name, sent) in [("known", true), ("unknown", false)] {
+        let vm = run.finished(name);
+        assert_eq!(vm.status, Status::Timeout, "{vm:?}");
+        let report = site.report(&vm.directory);
+        assert_eq!(report.backtraces[0].cpus.len(), 128);
+        assert!(report.backtraces[0].cpus.iter().all(|cpu| cpu.nmi.sent == sent), "{name}");
+    }
 }

@@ -21,6 +21,10 @@ const MAX_PIECES: usize = 64 << 10;
 /// where a name breaks off, once for each way to read each level: its time grows exponentially with the depth.
 const MAX_NESTING: u32 = 64;
 
+/// Digits of a number in a C++ name, other than the value of a literal, from which on the name is not
+/// demangled. The parser adds one to some numbers, and the largest of 64 bits has 19 digits.
+const MAX_DIGITS: usize = 18;
+
 /// Demangles a linkage name: the path of a Rust symbol, legacy or v0, without its hash; a C++ name of the
 /// Itanium ABI with its parameters, as c++filt prints it; any other name unchanged. Text of more than 4 KiB,
 /// which a short name can unfold to by back references, is cut there with an ellipsis.
@@ -36,6 +40,7 @@ pub fn demangle(linkage_name: &str) -> String {
         return bounded.text;
     }
     if linkage_name.starts_with("_Z")
+        && !has_huge_number(linkage_name)
         && let Ok(symbol) = cpp_demangle::BorrowedSymbol::new_with_options(
             linkage_name.as_bytes(),
             &cpp_demangle::ParseOptions::default().recursion_limit(MAX_NESTING),
@@ -58,6 +63,23 @@ fn has_hash(linkage_name: &str) -> bool {
     hash.is_some_and(|(digits, rest)| {
         digits.iter().all(u8::is_ascii_hexdigit) && rest.starts_with(b"E")
     })
+}
+
+/// True if a C++ name has a number of [`MAX_DIGITS`] or more digits that is not the value of a literal. A
+/// literal, as of `f<18446744073709551615ul>`, ends in `E`, and its value is never computed.
+fn has_huge_number(linkage_name: &str) -> bool {
+    let bytes = linkage_name.as_bytes();
+    let mut start = 0;
+    for run in bytes.chunk_by(|one, next| one.is_ascii_digit() == next.is_ascii_digit()) {
+        let end = start + run.len();
+        let is_long = run.len() >= MAX_DIGITS && run[0].is_ascii_digit();
+        let is_literal = bytes.get(end) == Some(&b'E') && bytes[..start].last() != Some(&b'T');
+        if is_long && !is_literal {
+            return true;
+        }
+        start = end;
+    }
+    false
 }
 
 /// Writes integers of a C++ name as c++filt and LLVM do: `7ul` for `(unsigned long)7`.
@@ -213,6 +235,23 @@ mod tests {
         ] {
             assert_eq!(demangle(linkage_name), name);
         }
+    }
+
+    /// The parser overflows on the first of these; c++filt 2.40 leaves it unchanged too.
+    #[test]
+    fn cpp_names_with_a_huge_number_stay_as_they_are() {
+        for name in [
+            "_Z1fIiEvT9223372036854775807_",
+            "_Z1fIiEvT9223372036854775807E",
+            "_Z1fIiEvT92233720368547758070_",
+            "_Z1fIiEvS9223372036854775807_",
+            "_Z9223372036854775807f",
+        ] {
+            assert_eq!(demangle(name), name);
+        }
+        let largest = "_Z1fILm18446744073709551615EEvv";
+        assert_eq!(demangle(largest), "void f<18446744073709551615ul>()");
+        assert_eq!(demangle("_Z1fIiiEvT0_"), "void f<int, int>(int)");
     }
 
     #[test]

@@ -21,10 +21,17 @@ use crate::program_counter::ProgramCounter;
 use crate::source::Location;
 use crate::symbols::{NamedSymbol, Symbol, SymbolOffset, Symbols};
 
+/// Bytes that the names of the calls inlined at an address may have, linkage names and demangled ones together.
+/// Real chains stay well below; without the bound, 256 calls with names of 4 KiB make an answer of 2 MiB.
+const MAX_NAMES: usize = 64 << 10;
+/// Bytes to which a name beyond the bound is cut.
+const CUT_NAME: usize = 128;
+
 /// A function at an address: the one whose code it is, or a call inlined into that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame<'image> {
-    /// The demangled name without a hash, for people.
+    /// The demangled name without a hash, for people; the beginning of the linkage name if the budget for
+    /// names is spent, see [`Missing::BudgetSpent`].
     pub function: Option<String>,
     /// The mangled name in the symbol table, or in the debug information of an inlined call.
     pub linkage_name: Option<Cow<'image, str>>,
@@ -53,7 +60,8 @@ pub enum Missing {
     /// The debug information is broken; the frames come from the symbol table.
     #[error("broken debug information")]
     Malformed(#[source] DwarfError),
-    /// The debug information takes more work or memory than it gets; the frames come from the symbol table.
+    /// The debug information takes more work or memory than it gets; the frames come from the symbol table,
+    /// or names of inlined calls are cut.
     #[error("the debug information takes too much work")]
     BudgetSpent(#[source] DwarfError),
 }
@@ -257,7 +265,9 @@ impl<'data> Image<'data> {
             }
             other => other,
         };
-        let frames = frames(functions, symbol.as_ref());
+        let mut names = Names { left: MAX_NAMES, debug: self.debug.as_ref(), refused: None };
+        let frames = frames(functions, symbol.as_ref(), &mut names);
+        let missing = missing.or(names.refused.map(Missing::BudgetSpent));
         Resolved { address, frames, symbol, missing }
     }
 
@@ -277,23 +287,73 @@ impl<'data> Image<'data> {
 fn frames<'image>(
     functions: Vec<Function>,
     symbol: Option<&SymbolOffset<'image>>,
+    names: &mut Names<'_, '_>,
 ) -> Vec<Frame<'image>> {
     let symbol_name = symbol.map(|found| found.symbol.name.clone());
     let Some(outermost) = functions.len().checked_sub(1) else {
-        return symbol_name.map(|name| frame(Some(name), None, false)).into_iter().collect();
+        return symbol_name.map(|name| frame(Some(name), None)).into_iter().collect();
     };
     functions
         .into_iter()
         .enumerate()
         .map(|(depth, function)| {
             let own = function.name.map(Cow::Owned);
-            let inlined = depth != outermost;
-            let name = if inlined { own } else { symbol_name.clone().or(own) };
-            frame(name, function.location, inlined)
+            if depth == outermost {
+                return frame(symbol_name.clone().or(own), function.location);
+            }
+            let (function_name, linkage_name) = names.demangle(own);
+            let location = function.location;
+            Frame { function: function_name, linkage_name, location, inlined: true }
         })
         .collect()
 }
 
-fn frame(name: Option<Cow<'_, str>>, location: Option<Location>, inlined: bool) -> Frame<'_> {
-    Frame { function: name.as_deref().map(demangle), linkage_name: name, location, inlined }
+/// The frame of a function itself: there is one in an answer, so its name needs no budget.
+fn frame(name: Option<Cow<'_, str>>, location: Option<Location>) -> Frame<'_> {
+    let function = name.as_deref().map(demangle);
+    Frame { function, linkage_name: name, location, inlined: false }
+}
+
+/// A countdown of the text for the names of an answer's inlined calls.
+struct Names<'image, 'data> {
+    left: usize,
+    debug: Option<&'image DebugInfo<'data>>,
+    /// The refusal of a name, once there is one. Further names are cut.
+    refused: Option<DwarfError>,
+}
+
+impl Names<'_, '_> {
+    /// The name for people and the linkage name, both cut if the budget is spent.
+    fn demangle<'a>(
+        &mut self,
+        name: Option<Cow<'a, str>>,
+    ) -> (Option<String>, Option<Cow<'a, str>>) {
+        let Some(linkage_name) = name else { return (None, None) };
+        if self.refused.is_none() {
+            let function = demangle(&linkage_name);
+            match self.spend(linkage_name.len(), function.len()) {
+                Ok(()) => return (Some(function), Some(linkage_name)),
+                Err(refused) => self.refused = Some(refused),
+            }
+        }
+        let name = cut(linkage_name);
+        (Some(name.clone().into_owned()), Some(name))
+    }
+
+    /// Takes a name off the budget. The work for the linkage name was paid when it was read.
+    fn spend(&mut self, linkage_name: usize, function: usize) -> Result<(), DwarfError> {
+        let Some(debug) = self.debug else { return Ok(()) };
+        let what = "the names of inlined calls";
+        let left = self.left.checked_sub(linkage_name + function);
+        self.left = left.ok_or_else(|| debug.work().refuse(what))?;
+        debug.work().spend_text(function, what)
+    }
+}
+
+/// A name, or its first [`CUT_NAME`] bytes and an ellipsis.
+fn cut(name: Cow<'_, str>) -> Cow<'_, str> {
+    if name.len() <= CUT_NAME {
+        return name;
+    }
+    Cow::Owned(format!("{}…", &name[..name.floor_char_boundary(CUT_NAME)]))
 }

@@ -198,6 +198,69 @@ fn a_deep_chain_of_inlined_calls_is_refused() {
     assert_eq!(look_up(&image, 0).missing, Some(Missing::Malformed(deep)));
 }
 
+/// A function with so many calls inlined into each other, which all have this name, inline (DW_FORM_string)
+/// in an entry of their own.
+fn inlined_calls(calls: usize, name: &str) -> Vec<u8> {
+    let mut table = abbreviations(&[LOW_PC, HIGH_PC], 0x2e, true, &[LOW_PC, HIGH_PC]);
+    table.pop();
+    // An inlined call with its origin (DW_FORM_ref4), and the origin, with a linkage name.
+    table.extend([3, 0x1d, 1, 0x11, 1, 0x12, 7, 0x31, 0x13, 0, 0]);
+    table.extend([4, 0x2e, 0, 0x6e, 0x08, 0, 0, 0]);
+    let place = [TEXT.to_le_bytes(), 0x100_u64.to_le_bytes()].concat();
+    // The entries begin behind the header of 11 bytes and the unit's entry of 17.
+    let mut entries = [&[4][..], name.as_bytes(), &[0, ENTRY], &place].concat();
+    for _ in 0..calls {
+        entries.extend([&[3][..], &place, &28_u32.to_le_bytes()].concat());
+    }
+    entries.resize(entries.len() + calls + 1, 0);
+    image(&[(".debug_abbrev", table), (".debug_info", unit(&[], &entries))])
+}
+
+#[test]
+fn names_of_inlined_calls_have_a_budget_of_text() {
+    // A name of 113 bytes that unfolds, by substitutions, to 4 KiB.
+    let mut name = String::from("_Z1f1AI1BS0_E");
+    for level in 1..11 {
+        let previous = char::from(b"0123456789ABC"[level]);
+        name.push_str(&format!("S_IS{previous}_S{previous}_E"));
+    }
+    let bytes = inlined_calls(200, &name);
+    let image = Image::parse(&bytes).expect("an image");
+    let found = look_up(&image, 0);
+    let spent = DwarfError::BudgetSpent { what: "the names of inlined calls" };
+    assert_eq!(found.missing, Some(Missing::BudgetSpent(spent)));
+    assert!(image.is_budget_spent());
+    assert_eq!(found.frames.len(), 201);
+    let innermost = found.frames[0].function.as_deref().expect("a name");
+    assert!(innermost.starts_with("f(A<B, B>"), "{innermost}");
+    // Beyond the budget the names are the linkage names, and the function keeps its own.
+    for (frame, inlined) in [(&found.frames[199], true), (&found.frames[200], false)] {
+        let name = if inlined { &name } else { "f" };
+        assert_eq!((frame.function.as_deref(), frame.inlined), (Some(name), inlined));
+    }
+    let text: usize =
+        found.frames.iter().filter_map(|frame| frame.function.as_ref()).map(String::len).sum();
+    assert!(text < 100 << 10, "{text} bytes");
+}
+
+#[test]
+fn long_names_of_inlined_calls_beyond_the_budget_are_cut() {
+    let bytes = inlined_calls(256, &"é".repeat(2000));
+    let image = Image::parse(&bytes).expect("an image");
+    let found = look_up(&image, 0);
+    assert!(matches!(found.missing, Some(Missing::BudgetSpent(_))), "{:?}", found.missing);
+    let expected = format!("{}…", "é".repeat(64));
+    let frame = &found.frames[255];
+    assert_eq!(frame.function.as_ref(), Some(&expected));
+    assert_eq!(frame.linkage_name.as_deref(), Some(&*expected));
+    // Two such calls are within it.
+    let bytes = inlined_calls(2, &"é".repeat(2000));
+    let image = Image::parse(&bytes).expect("an image");
+    let found = look_up(&image, 0);
+    assert_eq!((found.missing, found.frames.len()), (None, 3));
+    assert_eq!(found.frames[0].function.as_ref().map(String::len), Some(4000));
+}
+
 #[test]
 fn sections_that_expand_a_thousandfold_spend_the_budget_of_memory() {
     let table = abbreviations(&[LOW_PC, HIGH_PC], 0x2e, false, &[]);

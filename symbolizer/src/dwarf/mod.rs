@@ -192,6 +192,11 @@ impl<'data> DebugInfo<'data> {
             || supplementary.is_some_and(Supplementary::is_budget_spent)
     }
 
+    /// The budget of work that all lookups share.
+    pub(crate) fn work(&self) -> &Work {
+        &self.work
+    }
+
     /// Offsets of all unit headers in `.debug_info`.
     pub(crate) fn units(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
         self.index.offsets(dwarf)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use nmiscope_symbolizer::{SharedBytes, SplitFiles, SplitUnit};
+use nmiscope_symbolizer::{SharedBytes, SplitFiles, SplitSearch, SplitUnit};
 
 use super::finder::Finder;
 
@@ -18,6 +18,8 @@ const MAX_FILES: usize = 1 << 14;
 const MAX_BYTES: u64 = 4 << 30;
 /// Largest number of files of other builds that are looked into. A hostile image could name thousands.
 const MAX_MISMATCHES: u64 = 32;
+/// Largest size of one file, in bytes. That of a large C++ source file takes some 50 MiB.
+const MAX_FILE: usize = 256 << 20;
 
 /// The files of an image's split units.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct SplitStore {
     opened: RefCell<HashMap<(u64, String), Option<Kept>>>,
     bytes: Cell<u64>,
     mismatches: Cell<u64>,
+    /// The budget for looking into files, those of other builds included.
+    search: SplitSearch,
 }
 
 /// The bytes of an open file, without a view of them in debug output.
@@ -41,7 +45,13 @@ impl std::fmt::Debug for Kept {
 impl SplitStore {
     /// Creates a store without an open file.
     pub fn new(finder: Finder) -> Self {
-        Self { finder, opened: RefCell::default(), bytes: Cell::new(0), mismatches: Cell::new(0) }
+        Self {
+            finder,
+            opened: RefCell::default(),
+            bytes: Cell::new(0),
+            mismatches: Cell::new(0),
+            search: SplitSearch::default(),
+        }
     }
 
     fn find(&self, unit: &SplitUnit) -> Option<SharedBytes> {
@@ -58,7 +68,13 @@ impl SplitStore {
 
     fn matches(&self, unit: &SplitUnit, bytes: &[u8]) -> bool {
         self.bytes.set(self.bytes.get().saturating_add(bytes.len() as u64));
-        let is_it = self.mismatches.get() < MAX_MISMATCHES && unit.matches(bytes);
+        let is_large = bytes.len() > MAX_FILE;
+        if is_large {
+            let limit = MAX_FILE >> 20;
+            self.finder.notes().add(format!("{} is not read: more than {limit} MiB", unit.name));
+        }
+        let is_it =
+            self.mismatches.get() < MAX_MISMATCHES && !is_large && self.search.matches(unit, bytes);
         self.mismatches.set(self.mismatches.get() + u64::from(!is_it));
         is_it
     }
@@ -67,6 +83,9 @@ impl SplitStore {
     fn is_full(&self) -> Option<String> {
         if self.mismatches.get() >= MAX_MISMATCHES {
             return Some(format!("{MAX_MISMATCHES} others were of other builds"));
+        }
+        if self.search.is_spent() {
+            return Some("the search among others took too much work or memory".to_owned());
         }
         let files = self.opened.borrow().len();
         (files >= MAX_FILES || self.bytes.get() >= MAX_BYTES)
@@ -113,5 +132,19 @@ mod tests {
         let remarks = search.notes.texts();
         let last = remarks.last().expect("a remark");
         assert_eq!(last, "9984 more files with debug information are missing", "{remarks:?}");
+    }
+
+    #[test]
+    fn files_of_more_than_the_largest_size_are_refused_with_a_remark() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("large.dwo");
+        let file = std::fs::File::create(&path).expect("a file");
+        file.set_len(MAX_FILE as u64 + 1).expect("a sparse file");
+        let search = DebugSearch::default();
+        let store = SplitStore::new(Finder::new(Access::Map, Some(&path), &search));
+        let unit = SplitUnit { name: "large.dwo".into(), directory: None, id: 1 };
+        assert!(store.open(&unit).is_none());
+        let remarks = search.notes.texts();
+        assert_eq!(remarks[0], "large.dwo is not read: more than 256 MiB", "{remarks:?}");
     }
 }

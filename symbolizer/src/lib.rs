@@ -89,7 +89,7 @@ mod unwind;
 mod variables;
 
 pub use companions::Companions;
-pub use dwarf::{DwarfError, SharedBytes, SplitFiles, SplitUnit};
+pub use dwarf::{DwarfError, SharedBytes, SplitFiles, SplitSearch, SplitUnit};
 pub use elf::{DebugLink, ElfError, SupplementaryLink};
 pub use expression::ExpressionError;
 pub use image::{Frame, Image, Missing, Resolved};

@@ -7,7 +7,9 @@ mod elf;
 
 use elf::{Compression, GLOBAL_FUNCTION, Symbol, TEXT};
 use nmiscope_machine::VirtualAddress;
-use nmiscope_symbolizer::{DwarfError, Image, Missing, ProgramCounter, Resolved, TypeError, Types};
+use nmiscope_symbolizer::{
+    DwarfError, Image, Missing, ProgramCounter, Resolved, SplitSearch, SplitUnit, TypeError, Types,
+};
 
 const FUNCTION: Symbol = Symbol { name: "f", address: TEXT, size: 0x100, info: GLOBAL_FUNCTION };
 /// Attributes with their forms in an abbreviation (DWARF 4, 7.5).
@@ -296,4 +298,57 @@ fn the_same_questions_get_the_same_answers() {
         (0..40).map(|offset| look_up(&image, offset).missing).collect::<Vec<_>>()
     };
     assert_eq!(answers(&bytes), answers(&bytes));
+}
+
+/// The `.debug_info.dwo` of split units with these DWO IDs (DWARF 5, 7.5.1.2).
+fn split_units(ids: std::ops::Range<u64>) -> Vec<u8> {
+    let unit = |id: u64| {
+        let header = [17, 0, 0, 0, 5, 0, 5, 8, 0, 0, 0, 0];
+        [&header[..], &id.to_le_bytes(), &[UNIT]].concat()
+    };
+    ids.flat_map(unit).collect()
+}
+
+fn split_file(attributes: usize, info: Vec<u8>, strings: usize) -> Vec<u8> {
+    let table = abbreviations(&vec![EXTERNAL; attributes], 0x2e, false, &[]);
+    let sections = [
+        (".debug_abbrev.dwo", table),
+        (".debug_info.dwo", info),
+        (".debug_str.dwo", vec![0; strings]),
+    ];
+    elf::elf(&sections, &[], Compression::Zstd)
+}
+
+fn split_unit(id: u64) -> SplitUnit {
+    SplitUnit { name: "a.dwo".into(), directory: None, id }
+}
+
+#[test]
+fn searches_for_split_units_spend_one_budget_of_work() {
+    let (sound, other) =
+        (split_file(20, split_units(7..8), 0), split_file(4000, split_units(0..4000), 0));
+    let search = SplitSearch::default();
+    // Sound files do not spend it, however many there are.
+    for _ in 0..20_000 {
+        assert!(search.matches(&split_unit(7), &sound));
+    }
+    assert!(!search.matches(&split_unit(8), &sound));
+    assert!(search.matches(&split_unit(1), &other) && !search.is_spent());
+    assert!(!search.matches(&split_unit(3999), &other) && search.is_spent());
+    assert!(!search.matches(&split_unit(7), &sound), "nothing is left for a sound file");
+    assert!(SplitSearch::default().matches(&split_unit(7), &sound));
+}
+
+#[test]
+fn searches_for_split_units_decompress_only_what_shows_their_ids() {
+    let sound = split_file(20, split_units(7..8), 48 << 20);
+    let search = SplitSearch::default();
+    for _ in 0..10 {
+        assert!(search.matches(&split_unit(7), &sound), "without the 48 MiB of its strings");
+    }
+    let mut info = split_units(7..8);
+    info.resize(48 << 20, 0);
+    let large = split_file(20, info, 0);
+    assert!(!search.matches(&split_unit(8), &large) && !search.is_spent());
+    assert!(!search.matches(&split_unit(8), &large) && search.is_spent());
 }

@@ -42,7 +42,7 @@ pub(crate) use scopes::{Scope, Scopes};
 use sections::Sections;
 pub(crate) use sections::{InflationBudget, Section, Slice, inflate};
 use split::SplitUnits;
-pub use split::{SharedBytes, SplitFiles, SplitUnit};
+pub use split::{SharedBytes, SplitFiles, SplitSearch, SplitUnit};
 use supplementary::Supplementary;
 use tables::{TableCache, UnitTables};
 use units::UnitIndex;

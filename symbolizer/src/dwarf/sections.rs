@@ -70,6 +70,21 @@ impl InflationBudget {
         Self(Rc::new(Cell::new(left.min(MAX_INFLATED))))
     }
 
+    /// A budget of so many bytes.
+    pub(super) fn limited(bytes: u64) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    /// Memory that is left in the budget, in bytes.
+    pub(super) fn left(&self) -> u64 {
+        self.0.get()
+    }
+
+    /// Gives back bytes that were taken off.
+    pub(super) fn give_back(&self, bytes: u64) {
+        self.0.set(self.0.get().saturating_add(bytes));
+    }
+
     /// Takes the bytes of a section off the budget. False if fewer are left.
     pub(crate) fn spend(&self, bytes: u64) -> bool {
         let left = self.0.get().checked_sub(bytes);

@@ -5,7 +5,7 @@
 //! [`SplitFiles`]. Called by [`DebugInfo`](super::DebugInfo). Files are hostile, like the image; each is
 //! asked for once.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -31,6 +31,17 @@ const NEEDED: [SectionId; 8] = [
     SectionId::DebugStr,
     SectionId::DebugStrOffsets,
 ];
+/// Sections that show the DWO IDs of a file's units.
+const WITH_ID: [SectionId; 2] = [SectionId::DebugAbbrev, SectionId::DebugInfo];
+/// Work for looking into candidate files. The DWO ID of a file is found by some thousand units of it.
+const SEARCH_WORK: u64 = 1 << 22;
+/// Bytes of candidate files' sections that may be decompressed.
+const SEARCH_BYTES: u64 = 64 << 20;
+/// Work that a file which matches gives back at most: its abbreviations are read, some 10 KiB.
+const MATCH_WORK: u64 = 1 << 16;
+/// Bytes that a file which matches gives back at most: the entries of a large C++ source file. A lookup takes
+/// them off the image's own budget when it reads the file.
+const MATCH_BYTES: u64 = 16 << 20;
 /// Sections of a package that are read, its index last.
 const PACKAGED: [SectionId; 9] = [
     SectionId::DebugAbbrev,
@@ -68,11 +79,52 @@ pub trait SplitFiles {
 }
 
 impl SplitUnit {
-    /// True if the file has this unit.
+    /// True if the file has this unit. To look into several files, use one [`SplitSearch`] for all of them.
     pub fn matches(&self, file: &[u8]) -> bool {
-        // Without the lookup that asks, which has a budget: this has its own.
-        let (work, inflation) = (Work::default(), InflationBudget::for_file(file.len()));
-        SplitFile::units(file, DwoId(self.id), &inflation, &work).is_some()
+        SplitSearch::default().matches(self, file)
+    }
+}
+
+/// A search for the files of an image's split units, with a budget of work and memory for all candidates. A
+/// file that matches gives back what a usual one costs, so that only others spend the budget.
+#[derive(Debug)]
+pub struct SplitSearch {
+    work: Work,
+    inflation: InflationBudget,
+    is_spent: Cell<bool>,
+}
+
+impl Default for SplitSearch {
+    fn default() -> Self {
+        Self {
+            work: Work::limited(SEARCH_WORK),
+            inflation: InflationBudget::limited(SEARCH_BYTES),
+            is_spent: Cell::new(false),
+        }
+    }
+}
+
+impl SplitSearch {
+    /// True if the file has this unit. False for every file when the budget is spent.
+    pub fn matches(&self, unit: &SplitUnit, file: &[u8]) -> bool {
+        if self.is_spent.get() {
+            return false;
+        }
+        let (work, bytes) = (self.work.left(), self.inflation.left());
+        let found = SplitFile::find(file, &self.inflation)
+            .map(|found| unit_in(file, &found, DwoId(unit.id), &self.work));
+        let is_it = matches!(found, Some(Ok(Some(_))));
+        if is_it {
+            self.work.give_back((work - self.work.left()).min(MATCH_WORK));
+            self.inflation.give_back((bytes - self.inflation.left()).min(MATCH_BYTES));
+        }
+        self.is_spent.set(matches!(found, Some(Err(DwarfError::BudgetSpent { .. }))));
+        is_it
+    }
+
+    /// True if candidates are no longer looked into, for want of work or memory.
+    pub fn is_spent(&self) -> bool {
+        self.is_spent.get()
     }
 }
 
@@ -143,15 +195,15 @@ impl<'data> SplitUnits<'data> {
     fn find<'a>(&'a self, dwarf: &Dwarf<'a>, skeleton: &Unit<'a>, id: DwoId) -> Option<Place> {
         let in_package = self.package.as_ref().and_then(|package| {
             let sections = package.sections(dwarf, id).ok()??;
-            unit_with(&Dwarf { sections, work: dwarf.work() }, id)
+            unit_with(&Dwarf { sections, work: dwarf.work() }, id).ok()?
         });
         if let Some(offset) = in_package {
             return Some(Place { file: None, offset, index: UnitIndex::default() });
         }
         let unit = request(dwarf, skeleton, id)?;
         let bytes = self.files?.open(&unit)?;
-        let (sections, offset) =
-            SplitFile::units((*bytes).as_ref(), id, &self.inflation, dwarf.work())?;
+        let sections = SplitFile::find((*bytes).as_ref(), &self.inflation)?;
+        let offset = unit_in((*bytes).as_ref(), &sections, id, dwarf.work()).ok()??;
         let file = Some(SplitFile { bytes, sections });
         Some(Place { file, offset, index: UnitIndex::default() })
     }
@@ -171,19 +223,29 @@ fn request<'a>(dwarf: &Dwarf<'a>, skeleton: &Unit<'a>, id: DwoId) -> Option<Spli
     Some(SplitUnit { name, directory: text(gimli::DW_AT_comp_dir), id: id.0 })
 }
 
+/// The offset of the unit with this DWO ID in a file. Decompresses only what shows that ID.
+fn unit_in(
+    file: &[u8],
+    found: &FileSections,
+    id: DwoId,
+    work: &Work,
+) -> Result<Option<usize>, DwarfError> {
+    let sections = sections(file, found, &WITH_ID)?;
+    unit_with(&Dwarf { sections, work }, id)
+}
+
 /// The offset of the unit with this DWO ID: in its header, or up to DWARF 4 in its first entry.
-fn unit_with(sections: &Dwarf<'_>, id: DwoId) -> Option<usize> {
+fn unit_with(sections: &Dwarf<'_>, id: DwoId) -> Result<Option<usize>, DwarfError> {
     let index = UnitIndex::default();
     let mut headers = sections.units();
     for _ in 0..MAX_UNITS {
-        let header = headers.next().ok()??;
-        let offset = header.debug_info_offset()?.0;
-        let found = index.unit(sections, offset).ok()?.dwo_id;
-        if found == Some(id) {
-            return Some(offset);
+        let Some(header) = headers.next().map_err(read("a unit header"))? else { break };
+        let Some(offset) = header.debug_info_offset() else { break };
+        if index.unit(sections, offset.0)?.dwo_id == Some(id) {
+            return Ok(Some(offset.0));
         }
     }
-    None
+    Ok(None)
 }
 
 /// A `.dwo` file that is open, with its sections.
@@ -204,24 +266,16 @@ struct FileSection {
 }
 
 impl SplitFile {
-    /// The sections of a file, and the offset of its unit with this DWO ID. `None` if it has no such unit.
-    fn units(
-        file: &[u8],
-        id: DwoId,
-        inflation: &InflationBudget,
-        work: &Work,
-    ) -> Option<(FileSections, usize)> {
+    /// Finds the sections of a file. `None` if it is no object file.
+    fn find(file: &[u8], inflation: &InflationBudget) -> Option<FileSections> {
         let elf = Elf::parse_object(file).ok()?;
         let find =
             |section: SectionId| FileSection::find(&elf, file, section.dwo_name()?, inflation);
-        let found = NEEDED.map(find);
-        let sections = sections(file, &found).ok()?;
-        let offset = unit_with(&Dwarf { sections, work }, id)?;
-        Some((found, offset))
+        Some(NEEDED.map(find))
     }
 
     fn sections(&self) -> Result<gimli::Dwarf<Slice<'_>>, DwarfError> {
-        sections((*self.bytes).as_ref(), &self.sections)
+        sections((*self.bytes).as_ref(), &self.sections, &NEEDED)
     }
 }
 
@@ -231,12 +285,14 @@ impl std::fmt::Debug for SplitFile {
     }
 }
 
+/// The `wanted` sections of a file; the others are empty, and are not decompressed.
 fn sections<'a>(
     file: &'a [u8],
     sections: &'a FileSections,
+    wanted: &[SectionId],
 ) -> Result<gimli::Dwarf<Slice<'a>>, DwarfError> {
     let mut dwarf = gimli::Dwarf::load(|id| {
-        let at = NEEDED.iter().position(|&needed| needed == id);
+        let at = NEEDED.iter().position(|&needed| needed == id && wanted.contains(&id));
         let section = at.and_then(|at| Some((sections[at].as_ref()?, id.dwo_name()?)));
         let bytes = match section {
             Some((section, name)) => section.bytes(file, name)?,

@@ -48,6 +48,22 @@ impl Default for Work {
 }
 
 impl Work {
+    /// A budget of so much work for questions about addresses, without a refill.
+    pub(crate) fn limited(amount: u64) -> Self {
+        Self { question: Cell::new(amount), reserve: Cell::new(amount), ..Self::default() }
+    }
+
+    /// Work that is left for this question.
+    pub(crate) fn left(&self) -> u64 {
+        self.question.get().min(self.reserve.get())
+    }
+
+    /// Gives back work of a [`limited`](Self::limited) budget.
+    pub(crate) fn give_back(&self, amount: u64) {
+        self.question.set(self.question.get().saturating_add(amount));
+        self.reserve.set(self.reserve.get().saturating_add(amount));
+    }
+
     /// Begins a question about an address.
     pub(crate) fn begin(&self) {
         let reserve = self.reserve.get().saturating_add(REFILL).min(RESERVE);

@@ -5,10 +5,13 @@
 #[path = "common/elf.rs"]
 mod elf;
 
+use std::rc::Rc;
+
 use elf::{Compression, GLOBAL_FUNCTION, Symbol, TEXT};
 use nmiscope_machine::VirtualAddress;
 use nmiscope_symbolizer::{
-    DwarfError, Image, Missing, ProgramCounter, Resolved, SplitSearch, SplitUnit, TypeError, Types,
+    Companions, DwarfError, Image, Missing, ProgramCounter, Resolved, SharedBytes, SplitFiles,
+    SplitSearch, SplitUnit, TypeError, Types,
 };
 
 const FUNCTION: Symbol = Symbol { name: "f", address: TEXT, size: 0x100, info: GLOBAL_FUNCTION };
@@ -351,4 +354,43 @@ fn searches_for_split_units_decompress_only_what_shows_their_ids() {
     let large = split_file(20, info, 0);
     assert!(!search.matches(&split_unit(8), &large) && !search.is_spent());
     assert!(!search.matches(&split_unit(8), &large) && search.is_spent());
+}
+
+/// A file with split units that is opened whatever its DWO ID.
+struct Always(Vec<u8>);
+
+impl SplitFiles for Always {
+    fn open(&self, _: &SplitUnit) -> Option<SharedBytes> {
+        Some(Rc::new(self.0.clone()))
+    }
+}
+
+#[test]
+fn budget_spent_in_a_split_file_is_reported() {
+    // A skeleton with a name for its file (DW_AT_dwo_name as DW_FORM_string) and the DWO ID 7.
+    let table = abbreviations(&[LOW_PC, HIGH_PC, [0x76, 0x08]], 0x2e, false, &[]);
+    let body = [
+        &[5, 0, 4, 8, 0, 0, 0, 0][..],
+        &7_u64.to_le_bytes(),
+        &[UNIT],
+        &TEXT.to_le_bytes(),
+        &0x100_u64.to_le_bytes(),
+        b"a\0",
+    ];
+    let body = body.concat();
+    let info = [&u32::to_le_bytes(body.len() as u32)[..], &body].concat();
+    let bytes = image(&[(".debug_abbrev", table), (".debug_info", info)]);
+    let look_up_with = |file: &Always| {
+        let files = Companions { split: Some(file), ..Companions::default() };
+        let image = Image::parse_with(&bytes, files).expect("an image");
+        (look_up(&image, 0).missing, image.is_budget_spent())
+    };
+    let costly = Always(split_file(40_000, split_units(8..4000), 0));
+    let (missing, is_spent) = look_up_with(&costly);
+    assert!(matches!(missing, Some(Missing::BudgetSpent(_))) && is_spent, "{missing:?}");
+    let strings = Always(split_file(20, split_units(7..8), 1100 << 20));
+    let spent = DwarfError::BudgetSpent { what: ".debug_str.dwo" };
+    assert_eq!(look_up_with(&strings), (Some(Missing::BudgetSpent(spent)), true));
+    let sound = Always(split_file(20, split_units(7..8), 0));
+    assert_eq!(look_up_with(&sound), (Some(Missing::NotCovered), false));
 }

@@ -189,6 +189,7 @@ impl<'data> DebugInfo<'data> {
         let supplementary = self.supplementary.as_ref();
         self.work.is_spent()
             || self.sections.is_budget_spent()
+            || self.split.is_budget_spent()
             || supplementary.is_some_and(Supplementary::is_budget_spent)
     }
 

@@ -2,8 +2,7 @@
 //!
 //! Owns the step from a skeleton unit in the image to the unit with its entries, in DWARF 5 (7.3.2) and in
 //! the GNU extension of DWARF 4. Refuses to open files: the caller of this crate gives a package, or a
-//! [`SplitFiles`]. Called by [`DebugInfo`](super::DebugInfo). Files are hostile, like the image; each is
-//! asked for once.
+//! [`SplitFiles`]. Called by [`DebugInfo`](super::DebugInfo). Files are hostile, like the image.
 
 use std::cell::{Cell, OnceCell};
 use std::ops::Range;
@@ -72,8 +71,9 @@ pub struct SplitUnit {
 
 /// A source of `.dwo` files.
 pub trait SplitFiles {
-    /// Opens the file of a unit; `None` if no file [`matches`](SplitUnit::matches) it. Called once for
-    /// each unit of an image, when a lookup first needs its entries. Keeps account of files that are
+    /// Opens the file of a unit; `None` if no file [`matches`](SplitUnit::matches) it. Called for each
+    /// unit of an image when a lookup first needs its entries, and again only if that lookup's budget was
+    /// spent before it could read them. Keeps account of files that are
     /// missing: a lookup without them gives what the image itself has.
     fn open(&self, unit: &SplitUnit) -> Option<SharedBytes>;
 }
@@ -144,6 +144,7 @@ pub(super) struct SplitUnits<'data> {
     files: Option<&'data dyn SplitFiles>,
     /// Memory for the compressed sections of all files.
     inflation: InflationBudget,
+    is_spent: Cell<bool>,
     /// Places by the number of the skeleton unit, made when the first of them is needed.
     places: OnceCell<Vec<OnceCell<Option<Box<Place>>>>>,
 }
@@ -154,8 +155,14 @@ impl<'data> SplitUnits<'data> {
             package: package.and_then(Package::find),
             files,
             inflation: InflationBudget::for_file(usize::MAX),
+            is_spent: Cell::new(false),
             places: OnceCell::new(),
         }
+    }
+
+    /// True if a unit was not read for want of work or memory.
+    pub(super) fn is_budget_spent(&self) -> bool {
+        self.is_spent.get()
     }
 
     /// Reads the unit with the entries of `skeleton`, which is number `number` of `units` in the image.
@@ -167,12 +174,32 @@ impl<'data> SplitUnits<'data> {
         number: usize,
         units: usize,
     ) -> Result<Option<Unit<'a>>, DwarfError> {
+        let unit = self.read(dwarf, skeleton, number, units);
+        if matches!(unit, Err(DwarfError::BudgetSpent { .. })) {
+            self.is_spent.set(true);
+        }
+        unit
+    }
+
+    fn read<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
+        skeleton: &Unit<'a>,
+        number: usize,
+        units: usize,
+    ) -> Result<Option<Unit<'a>>, DwarfError> {
         let Some(id) = skeleton.dwo_id else { return Ok(None) };
         let places = self.places.get_or_init(|| (0..units).map(|_| OnceCell::new()).collect());
-        let Some(place) = places.get(number) else { return Ok(None) };
-        let Some(place) = place.get_or_init(|| self.find(dwarf, skeleton, id).map(Box::new)) else {
-            return Ok(None);
+        let Some(cell) = places.get(number) else { return Ok(None) };
+        // A spent budget is not kept: the next question has work again.
+        let place = match cell.get() {
+            Some(place) => place,
+            None => {
+                let found = self.find(dwarf, skeleton, id)?.map(Box::new);
+                cell.get_or_init(|| found)
+            }
         };
+        let Some(place) = place else { return Ok(None) };
         let sections = match (&place.file, &self.package) {
             (Some(file), _) => {
                 let mut sections = file.sections()?;
@@ -192,20 +219,39 @@ impl<'data> SplitUnits<'data> {
         Ok(Some(unit))
     }
 
-    fn find<'a>(&'a self, dwarf: &Dwarf<'a>, skeleton: &Unit<'a>, id: DwoId) -> Option<Place> {
-        let in_package = self.package.as_ref().and_then(|package| {
-            let sections = package.sections(dwarf, id).ok()??;
-            unit_with(&Dwarf { sections, work: dwarf.work() }, id).ok()?
-        });
-        if let Some(offset) = in_package {
-            return Some(Place { file: None, offset, index: UnitIndex::default() });
+    /// Finds the place of a unit. `None` if no file has it, or the file that should is broken.
+    fn find<'a>(
+        &'a self,
+        dwarf: &Dwarf<'a>,
+        skeleton: &Unit<'a>,
+        id: DwoId,
+    ) -> Result<Option<Place>, DwarfError> {
+        if let Some(package) = &self.package
+            && let Some(sections) = unless_broken(package.sections(dwarf, id))?
+            && let Some(offset) =
+                unless_broken(unit_with(&Dwarf { sections, work: dwarf.work() }, id))?
+        {
+            return Ok(Some(Place { file: None, offset, index: UnitIndex::default() }));
         }
-        let unit = request(dwarf, skeleton, id)?;
-        let bytes = self.files?.open(&unit)?;
-        let sections = SplitFile::find((*bytes).as_ref(), &self.inflation)?;
-        let offset = unit_in((*bytes).as_ref(), &sections, id, dwarf.work()).ok()??;
+        let (Some(unit), Some(files)) = (request(dwarf, skeleton, id)?, self.files) else {
+            return Ok(None);
+        };
+        let Some(bytes) = files.open(&unit) else { return Ok(None) };
+        let file = (*bytes).as_ref();
+        let Some(sections) = SplitFile::find(file, &self.inflation) else { return Ok(None) };
+        let Some(offset) = unless_broken(unit_in(file, &sections, id, dwarf.work()))? else {
+            return Ok(None);
+        };
         let file = Some(SplitFile { bytes, sections });
-        Some(Place { file, offset, index: UnitIndex::default() })
+        Ok(Some(Place { file, offset, index: UnitIndex::default() }))
+    }
+}
+
+/// The result of a search, with `None` for broken input. A spent budget stays an error, with its reason.
+fn unless_broken<T>(found: Result<Option<T>, DwarfError>) -> Result<Option<T>, DwarfError> {
+    match found {
+        Err(error) if !matches!(error, DwarfError::BudgetSpent { .. }) => Ok(None),
+        other => other,
     }
 }
 
@@ -216,11 +262,17 @@ impl std::fmt::Debug for SplitUnits<'_> {
 }
 
 /// The name and directory of the file with a skeleton's entries. `None` if it names no file.
-fn request<'a>(dwarf: &Dwarf<'a>, skeleton: &Unit<'a>, id: DwoId) -> Option<SplitUnit> {
-    let root = root(dwarf.work(), skeleton).ok()?;
+fn request<'a>(
+    dwarf: &Dwarf<'a>,
+    skeleton: &Unit<'a>,
+    id: DwoId,
+) -> Result<Option<SplitUnit>, DwarfError> {
+    let root = root(dwarf.work(), skeleton).map(Some);
+    let Some(root) = unless_broken(root)? else { return Ok(None) };
     let text = |at| string(dwarf, skeleton, root.attr_value(at)?).map(std::borrow::Cow::into_owned);
-    let name = text(gimli::DW_AT_dwo_name).or_else(|| text(gimli::DW_AT_GNU_dwo_name))?;
-    Some(SplitUnit { name, directory: text(gimli::DW_AT_comp_dir), id: id.0 })
+    let name = text(gimli::DW_AT_dwo_name).or_else(|| text(gimli::DW_AT_GNU_dwo_name));
+    let directory = text(gimli::DW_AT_comp_dir);
+    Ok(name.map(|name| SplitUnit { name, directory, id: id.0 }))
 }
 
 /// The offset of the unit with this DWO ID in a file. Decompresses only what shows that ID.

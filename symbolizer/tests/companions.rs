@@ -149,10 +149,13 @@ fn file_of_another_build_does_not_match_a_split_unit() {
 #[test]
 #[ignore = "needs gcc, llvm-symbolizer and dwz"]
 fn shared_entries_and_strings_are_read_from_the_supplementary_file() {
-    for version in [&[][..], &["--dwarf-5"]] {
-        let folder = Folder::new(&format!("dwz{}", version.join("")));
+    // In DWARF 4 the compilation directory, which all units share, is one of the strings.
+    for (gcc, version) in
+        [("-gdwarf-4", &[][..]), ("-gdwarf-5", &[]), ("-gdwarf-5", &["--dwarf-5"])]
+    {
+        let folder = Folder::new(&format!("dwz{gcc}{}", version.join("")));
         for (part, whole, image) in [("part1", "whole1", "image1"), ("part2", "whole2", "image2")] {
-            folder.build(part, whole, &[]);
+            folder.build(part, whole, &[gcc]);
             std::fs::copy(folder.path.join(whole), folder.path.join(image)).expect("a copy");
         }
         folder.run("dwz", &[version, &["-m", "common.debug", "image1", "image2"]].concat());

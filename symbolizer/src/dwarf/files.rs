@@ -17,8 +17,16 @@ use crate::strings::string_at;
 /// The position of a string, without a lifetime. 32 bits reach through any section that is read.
 #[derive(Clone, Copy, Debug)]
 struct Text {
-    section: SectionId,
+    table: Table,
     at: u32,
+}
+
+/// The section that has a string.
+#[derive(Clone, Copy, Debug)]
+enum Table {
+    Own(SectionId),
+    /// The `.debug_str` of the supplementary file.
+    Shared,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,29 +112,34 @@ impl Text {
         value: Value<'a>,
         section: SectionId,
     ) -> Option<Self> {
-        let (section, at) = match value {
-            AttributeValue::String(text) => (section, text.offset_from(bytes(dwarf, section)?)),
-            AttributeValue::DebugStrRef(at) => (SectionId::DebugStr, at.0),
-            AttributeValue::DebugLineStrRef(at) => (SectionId::DebugLineStr, at.0),
+        let own = Table::Own;
+        let (table, at) = match value {
+            AttributeValue::String(text) => {
+                (own(section), text.offset_from(bytes(dwarf, own(section))?))
+            }
+            AttributeValue::DebugStrRef(at) => (own(SectionId::DebugStr), at.0),
+            AttributeValue::DebugStrRefSup(at) => (Table::Shared, at.0),
+            AttributeValue::DebugLineStrRef(at) => (own(SectionId::DebugLineStr), at.0),
             AttributeValue::DebugStrOffsetsIndex(index) => {
-                (SectionId::DebugStr, dwarf.string_offset(unit, index).ok()?.0)
+                (own(SectionId::DebugStr), dwarf.string_offset(unit, index).ok()?.0)
             }
             _ => return None,
         };
-        Some(Self { section, at: at.try_into().ok()? })
+        Some(Self { table, at: at.try_into().ok()? })
     }
 
     fn read<'a>(self, dwarf: &Dwarf<'a>) -> Option<Cow<'a, str>> {
-        string_at(bytes(dwarf, self.section)?.slice(), self.at as usize)
+        string_at(bytes(dwarf, self.table)?.slice(), self.at as usize)
     }
 }
 
-fn bytes<'a>(dwarf: &Dwarf<'a>, section: SectionId) -> Option<Slice<'a>> {
-    match section {
-        SectionId::DebugInfo => Some(*dwarf.debug_info.reader()),
-        SectionId::DebugLine => Some(*dwarf.debug_line.reader()),
-        SectionId::DebugLineStr => Some(*dwarf.debug_line_str.reader()),
-        SectionId::DebugStr => Some(*dwarf.debug_str.reader()),
-        _ => None,
+fn bytes<'a>(dwarf: &Dwarf<'a>, table: Table) -> Option<Slice<'a>> {
+    match table {
+        Table::Own(SectionId::DebugInfo) => Some(*dwarf.debug_info.reader()),
+        Table::Own(SectionId::DebugLine) => Some(*dwarf.debug_line.reader()),
+        Table::Own(SectionId::DebugLineStr) => Some(*dwarf.debug_line_str.reader()),
+        Table::Own(SectionId::DebugStr) => Some(*dwarf.debug_str.reader()),
+        Table::Own(_) => None,
+        Table::Shared => Some(*dwarf.sup()?.debug_str.reader()),
     }
 }

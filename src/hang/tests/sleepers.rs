@@ -123,7 +123,7 @@ fn a_runnable_task_in_no_queue_is_a_lost_wakeup() {
 
 /// The patience for the one that sleeps is none for the one that could run.
 #[test]
-fn a_sleeper_behind_its_mutex_does_not_hide_a_task_that_is_not_run() {
+fn a_sleeper_does_not_hide_a_task_that_is_not_run() {
     let mut scene = Scene::new(1);
     let orphan = scene.task("orphan", 0, TaskRunState::Ready);
     let sleeper = scene.task("sleeper", 0, TaskRunState::Blocked);
@@ -159,7 +159,7 @@ fn a_task_that_gets_its_turn_does_not_hang() {
 /// A worker of a busy CPU sleeps for less than a sleeper may. It is awake in one observation before its work is
 /// done, or stays awake and does not do it.
 #[test]
-fn a_worker_that_has_woken_up_does_not_hang_for_the_time_it_slept() {
+fn a_woken_worker_does_not_hang_for_its_sleep() {
     for does_it in [true, false] {
         let mut scene = Scene::new(1);
         scene.spins(0, true);

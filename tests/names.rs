@@ -107,6 +107,7 @@ fn a_kernel_parameter_given_twice_is_refused_before_boot() {
         (&["--workload", "exit", "--append", "nox2apic nox2apic"], "`nox2apic` is given twice"),
         (&["--workload", "exit", "--append", "workload=idle"], "only there"),
         (&["--append", "workload=exit"], "--workload exit"),
+        (&["--append=-- workload=exit"], "--workload exit"),
     ];
     for (arguments, wanted) in rows {
         refused(nmiscope(["run"]).args(arguments), wanted);
@@ -128,6 +129,8 @@ fn a_suite_with_the_workload_in_append_is_refused() {
     let rows = [
         ("image = 'bundled'\nappend = 'workload=exit'", "4:10", "workload = \"exit\""),
         ("append = 'quiet workload=exit'", "3:10", "the key `workload` names"),
+        ("image = 'bundled'\nappend = '-- workload=exit'", "4:10", "the key `workload` names"),
+        ("append = 'x=\"a workload=exit'", "3:10", "the key `workload` names"),
         ("workload = 'exit'\nappend = 'workload=idle'", "4:10", "the key `workload` names"),
         ("workload = '*'\nappend = 'workload=idle'", "4:10", "the key `workload` names"),
         (

@@ -47,7 +47,7 @@ pub fn check(
 ) -> anyhow::Result<()> {
     let refused = |message: anyhow::Error| Err(BadRequest::from_error(message));
     if is_bundled {
-        if let Some(workload) = kernel_parameters::workload(append) {
+        if let Some(workload) = kernel_parameters::workload(append, true) {
             return refused(anyhow!(
                 "--append has `workload={workload}`: name the bundled guest's workload with \
                  --workload {workload}, and only there"

@@ -161,7 +161,7 @@ impl<'a> VmContext<'a> {
         for append in own.into_iter().chain(of_matrix) {
             let text = append.get_ref().0.as_str();
             let wrong = |message: String| Err(Problem::new(append.span(), message));
-            if let Some(workload) = kernel_parameters::workload(text) {
+            if let Some(workload) = kernel_parameters::workload(text, is_bundled) {
                 if is_bundled {
                     return wrong(format!(
                         "the key `workload` names the bundled guest's workload, and `append` does not: \

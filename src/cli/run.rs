@@ -187,10 +187,11 @@ impl RunArgs {
     pub fn general_bound(&self) -> Option<GeneralBound> {
         let general = self.hang_after.iter().rev().find(|after| after.scope.is_none())?;
         let bound = general.bound.filter(|bound| *bound != Bounds::DEFAULT)?;
-        let silent = Some(BoundScope::Class(Class::Silent));
+        let is_implied = |scope| !self.hang_after.iter().any(|after| after.scope == Some(scope));
         Some(GeneralBound {
             bound,
-            silent_is_implied: !self.hang_after.iter().any(|after| after.scope == silent),
+            silent_is_implied: is_implied(BoundScope::Class(Class::Silent)),
+            sleepers_are_implied: is_implied(BoundScope::Sleepers),
             ready_is_implied: self.ready_within == Bounds::DEFAULT_LONG,
         })
     }

@@ -66,6 +66,8 @@ pub struct GeneralBound {
     pub bound: Duration,
     /// True if the bound of an unknown kernel's silence is the default one.
     pub silent_is_implied: bool,
+    /// True if the bound of hangs whose waiters are all asleep follows from the general one.
+    pub sleepers_are_implied: bool,
     /// True if the time to become ready is the default one.
     pub ready_is_implied: bool,
 }

@@ -84,6 +84,9 @@ impl SignsOfLife {
         let is_late = suspicion.lasted >= general.bound.max(MIN_NOTED) && bound > general.bound;
         let option = match class {
             Class::Silent if general.silent_is_implied => "--hang-after silent=DURATION",
+            _ if is_of_sleepers(bounds, class, bound) => {
+                general.sleepers_are_implied.then_some("--hang-after sleepers=DURATION")?
+            }
             // An unknown kernel has as long as a known one to become ready for its first interrupt.
             _ if Some(bound) != bounds.get(class) || class == Class::BootStall => {
                 general.ready_is_implied.then_some("--ready-within DURATION")?
@@ -101,6 +104,14 @@ impl SignsOfLife {
             seconds(general.bound)
         ))
     }
+}
+
+/// Returns true if `bound` is the one of hangs whose waiters are all asleep, and the class has another. A
+/// hard lockup has no waiters.
+fn is_of_sleepers(bounds: &Bounds, class: Class, bound: Duration) -> bool {
+    class != Class::HardLockup
+        && Some(bound) != bounds.get(class)
+        && Some(bound) == bounds.get_for(class, true)
 }
 
 /// Describes a view in words, with `label` before a suspicion.
@@ -165,8 +176,14 @@ mod tests {
     #[test]
     fn a_bound_that_replaces_the_given_one_is_noted_once() {
         let bound = Duration::from_secs(3);
-        let general = GeneralBound { bound, silent_is_implied: true, ready_is_implied: true };
-        let bounds = Bounds::new(Some(bound));
+        let general = GeneralBound {
+            bound,
+            silent_is_implied: true,
+            sleepers_are_implied: true,
+            ready_is_implied: true,
+        };
+        let mut bounds = Bounds::new(Some(bound));
+        bounds.set_sleepers(Some(Duration::from_secs(120)));
         let note = |class, lasted, bound, general| {
             SignsOfLife::new(None).note(&outlook(class, lasted, bound), &bounds, general)
         };
@@ -175,7 +192,14 @@ mod tests {
         // Before its first interrupt, an unknown kernel has the time of --ready-within.
         let early = note(Class::HardLockup, 4, 30, Some(general)).unwrap();
         assert!(early.contains("--ready-within"), "{early}");
+        let sleeping = note(Class::LostWakeup, 4, 120, Some(general)).unwrap();
+        assert!(
+            sleeping.contains("120.0 s") && sleeping.contains("sleepers=DURATION"),
+            "{sleeping}"
+        );
+        let named = GeneralBound { sleepers_are_implied: false, ..general };
         for (class, lasted, bound, general) in [
+            (Class::LostWakeup, 4, 120, Some(named)),
             (Class::Silent, 2, 30, Some(general)),
             (Class::HardLockup, 4, 3, Some(general)),
             (Class::Silent, 9, 30, None),

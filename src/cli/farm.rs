@@ -326,8 +326,7 @@ fn list(suite: &Suite, plan: &Plan, format: MessageFormat) -> anyhow::Result<()>
         match format {
             MessageFormat::Text => writeln!(out, "{}", vm.name.escape_debug())?,
             MessageFormat::Json => {
-                serde_json::to_writer(&mut out, &ListedVm::from(vm))?;
-                writeln!(out)?;
+                writeln!(out, "{}", serde_json::to_string(&ListedVm::from(vm))?)?
             }
         }
     }

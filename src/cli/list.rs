@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use nmiscope_farm::lists::{self, ListedItem};
 
 use super::exit_code::{self, Code};
-use super::output::MessageFormat;
+use super::output::{self, MessageFormat};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -47,7 +47,7 @@ pub fn list(arguments: &ListArgs) -> anyhow::Result<Code> {
         ListKind::Workloads => lists::workloads(),
         ListKind::Classes => lists::classes(),
     };
-    let mut out = io::stdout().lock();
+    let mut out = output::stdout();
     let width = items.iter().map(|item| item.name.len()).max().unwrap_or(0);
     for ListedItem { name, summary, .. } in &items {
         match arguments.message_format {
@@ -60,9 +60,10 @@ pub fn list(arguments: &ListArgs) -> anyhow::Result<Code> {
     }
     if arguments.message_format == MessageFormat::Json {
         for item in &items {
-            serde_json::to_writer(&mut out, item)?;
-            writeln!(out)?;
+            writeln!(out, "{}", serde_json::to_string(item)?)?;
         }
     }
+    // A pipe that its reader has closed shows here at the latest.
+    out.flush()?;
     Ok(exit_code::CLEAN)
 }

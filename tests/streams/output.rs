@@ -45,13 +45,16 @@ fn full_standard_output_fails_each_command() {
     let hang = nmiscope(HANG).with_report().run().expect_code(exit::HANG);
     let report = hang.directory.path().join(REPORT);
     let report = report.to_str().expect("UTF-8");
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 12] = [
         &["report", report],
         &["report", report, "--quiet", "--json", "-"],
         &["triage", report],
         &["triage", report, "--message-format", "json"],
         &["symbolize", "ffffffff80200000"],
         &["symbolize", "ffffffff80200000", "--json"],
+        &["list", "workloads"],
+        &["list", "workloads", "--message-format", "json"],
+        &["list", "classes"],
         &["man"],
         &["completions", "bash"],
         &["--help"],
@@ -96,7 +99,10 @@ fn full_standard_output_fails_a_farm_whose_journal_is_kept() {
         let finished = expect_full(farm.with_file("suite.toml", suite));
         assert!(finished.text_of("out/events.jsonl").contains("\"pass\""), "{}", finished.all());
     }
-    expect_full(nmiscope(["farm", "suite.toml", "--list"]).with_file("suite.toml", suite));
+    for arguments in [&[][..], &["--message-format", "json"]] {
+        let list = nmiscope(["farm", "suite.toml", "--list"]).args(arguments);
+        expect_full(list.with_file("suite.toml", suite));
+    }
 }
 
 /// U+009B begins a control sequence, U+202E reverses what follows.

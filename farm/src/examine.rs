@@ -8,6 +8,7 @@ use std::error::Error as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nmiscope_report::destination::Destination;
 use nmiscope_report::json::ReportError;
 use nmiscope_report::text::{self, Detail};
 use nmiscope_report::{Report, json};
@@ -51,11 +52,14 @@ fn with_cause(error: &ReportError) -> String {
     }
 }
 
-/// Writes a report as text beside it. A failure leaves no file: the report has all that it would hold.
+/// Writes a report as text beside it, for its owner alone, as the report is. A failure leaves no file: the
+/// report has all that it would hold.
 fn write_text(report: &Report, path: &Path) {
     let text = text::report(report, Detail::Folded);
     let text = anstream::adapter::strip_str(&text).to_string();
-    if fs::write(path, text).is_err() {
+    let written = Destination::open(path).and_then(|file| file.write(text.as_bytes()));
+    if written.is_err() {
+        // The text of an earlier try is not this one's.
         let _ = fs::remove_file(path);
     }
 }

@@ -30,6 +30,23 @@ fn redacted_report_of_a_core_has_the_hang_alone() {
 }
 
 #[test]
+fn redacted_list_of_reports_has_no_names_of_tasks() {
+    let report = include_bytes!("../report/tests/former/mutex-deadlock.json");
+    let list = |options: &[&str]| {
+        let invocation = nmiscope(["report", "."]).args(options);
+        for name in ["a", "b"] {
+            std::fs::create_dir(invocation.directory.path().join(name)).expect("a directory");
+        }
+        let invocation = invocation.with_file("a/report.json", report);
+        invocation.with_file("b/report.json", report).run().expect_code(exit::CLEAN).stdout
+    };
+    assert!(list(&[]).contains("writer"), "{}", list(&[]));
+    let redacted = list(&["--redact"]);
+    assert!(redacted.lines().count() == 2 && redacted.contains("deadlock"), "{redacted}");
+    assert!(!redacted.contains("reader") && !redacted.contains("writer"), "{redacted}");
+}
+
+#[test]
 fn redact_is_refused_with_a_core() {
     let run = ["run", "--redact", "--core", "hang.core"];
     let policy = ["run", "--redact", "--hang-policy", "core"];

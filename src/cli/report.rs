@@ -89,7 +89,7 @@ fn file(arguments: &ReportArgs, as_json: bool, text: Text) -> anyhow::Result<Opt
             Err(BadRequest::from_error(error))
         }
         Reports::Many(paths) => {
-            text.print(&report_directory::list(&paths));
+            text.print(&report_directory::list(&paths, arguments.redact));
             Ok(None)
         }
     }

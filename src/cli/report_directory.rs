@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{anyhow, bail};
 use nmiscope_report::json;
+use nmiscope_report::redact::{Pseudonyms, Redact as _};
 use nmiscope_report::sanitize::line;
 
 /// File names of reports as JSON, in the order in which a directory is searched: of a farm's VM, and of a run
@@ -103,14 +104,14 @@ fn below<'a, I: Iterator<Item = &'a &'a str>>(
     Ok(found)
 }
 
-/// Lists reports, one a line, each with its summary.
-pub fn list(paths: &[PathBuf]) -> String {
+/// Lists reports, one a line, each with its summary; with `redact`, with that of the redacted report.
+pub fn list(paths: &[PathBuf], redact: bool) -> String {
     let shown = &paths[..paths.len().min(MAX_LISTED)];
     let names: Vec<String> = shown.iter().map(|path| line(&path.to_string_lossy())).collect();
     let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
     let mut text = String::new();
     for (path, name) in shown.iter().zip(names) {
-        text.push_str(&format!("{name:<width$}  {}\n", summary(path)));
+        text.push_str(&format!("{name:<width$}  {}\n", summary(path, redact)));
     }
     if let more @ 1.. = paths.len() - shown.len() {
         text.push_str(&format!("and {more} more\n"));
@@ -119,14 +120,19 @@ pub fn list(paths: &[PathBuf]) -> String {
 }
 
 /// Returns what a report says in one line, or why it says nothing.
-fn summary(path: &Path) -> String {
+fn summary(path: &Path, redact: bool) -> String {
     if path.extension().is_some_and(|extension| extension == "core") {
         return "a core".into();
     }
     let mut bytes = Vec::new();
     let read = fs::File::open(path).and_then(|file| file.take(MAX_REPORT).read_to_end(&mut bytes));
     match read.map_err(anyhow::Error::from).and_then(|_| Ok(json::read(&bytes)?)) {
-        Ok(report) => line(&report.summary),
+        Ok(mut report) => {
+            if redact {
+                report.redact(&mut Pseudonyms::default());
+            }
+            line(&report.summary)
+        }
         Err(error) => line(&format!("unreadable: {error:#}")),
     }
 }

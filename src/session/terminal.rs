@@ -44,8 +44,18 @@ pub struct RawTerminal(Arc<UserTerminal>);
 
 impl Drop for RawTerminal {
     fn drop(&mut self) {
-        self.0.restore();
-        self.0.lock().before = None;
+        self.0.restore_for_good();
+    }
+}
+
+impl State {
+    fn restore(&self) {
+        if let Some(before) = &self.before
+            && is_in_foreground()
+        {
+            // An error cannot be handled here.
+            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
+        }
     }
 }
 
@@ -68,13 +78,16 @@ impl UserTerminal {
 
     /// Restores the modes from before the guest used the terminal. In the background they are another
     /// process's to set.
-    pub fn restore(&self) {
-        if let Some(before) = &self.lock().before
-            && is_in_foreground()
-        {
-            // An error cannot be handled here.
-            let _ = tcsetattr(stdin(), OptionalActions::Now, before);
-        }
+    fn restore(&self) {
+        self.lock().restore();
+    }
+
+    /// Restores the modes, and leaves the terminal alone from then on: other threads still watch it, and
+    /// would set it to raw mode again.
+    pub fn restore_for_good(&self) {
+        let mut state = self.lock();
+        state.restore();
+        state.before = None;
     }
 
     /// Restores the modes, and stops this process as SIGTSTP does by default. Returns once it continues.

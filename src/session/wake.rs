@@ -179,7 +179,7 @@ impl SignalWatcher {
 
     fn end(&mut self, signal: i32) {
         if let Some(unwritten) = self.unwritten.as_ref().filter(|_| self.was_asked_to_end) {
-            self.terminal.restore();
+            self.terminal.restore_for_good();
             unwritten.end_at_once(signal);
         }
         self.was_asked_to_end = true;

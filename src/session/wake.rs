@@ -136,7 +136,14 @@ impl Inbox {
         thread::Builder::new()
             .name("signals".into())
             .stack_size(STACK)
-            .spawn(move || signals.forever().for_each(|signal| watcher.handle(signal)))
+            .spawn(move || {
+                while !signals.is_closed() {
+                    let mut batch: Vec<i32> = signals.wait().collect();
+                    // A SIGCONT that comes before the process has stopped would be lost.
+                    batch.extend(signals.pending());
+                    without_ended_stop(batch).for_each(|signal| watcher.handle(signal));
+                }
+            })
             .context("failed to start a thread for signals")?;
         Ok(SignalWatch(handle))
     }
@@ -153,6 +160,13 @@ impl Inbox {
         thread::Builder::new().name("keys".into()).stack_size(STACK).spawn(read).ok()?;
         Some(raw)
     }
+}
+
+/// Leaves SIGTSTP out of signals that arrived together with SIGCONT: their order is unknown, and a process
+/// that stops after its SIGCONT would stay stopped.
+fn without_ended_stop(batch: Vec<i32>) -> impl Iterator<Item = i32> {
+    let continues = batch.contains(&SIGCONT);
+    batch.into_iter().filter(move |&signal| !(continues && signal == SIGTSTP))
 }
 
 /// The thread that receives signals. It ends the process itself, since the session's thread may be stuck.
@@ -183,5 +197,18 @@ impl SignalWatcher {
             unwritten.end_at_once(signal);
         }
         self.was_asked_to_end = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stop_that_arrives_with_its_end_is_left_out() {
+        let left = |batch: &[i32]| without_ended_stop(batch.to_vec()).collect::<Vec<_>>();
+        assert_eq!(left(&[SIGTSTP]), [SIGTSTP]);
+        assert_eq!(left(&[SIGTERM, SIGCONT, SIGTSTP]), [SIGTERM, SIGCONT]);
+        assert_eq!(left(&[SIGTSTP, SIGCONT]), [SIGCONT]);
     }
 }

@@ -4,18 +4,38 @@
 //! Owns the bytes on their way: the reader waits until the guest's serial port has taken what was read
 //! before, so that a guest that does not read keeps a pipe full, as a program would. Called by `live`.
 
-use std::io::{IsTerminal, Read};
+use std::io::IsTerminal;
 use std::sync::mpsc::{self, Sender, SyncSender};
 use std::thread;
 
 use anyhow::Context;
 use nmiscope_vmm::Vm;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::stdio::stdin;
 
 use super::STACK;
 use super::wake::Wake;
 
 /// Maximum number of bytes read at a time.
 const MOST_BYTES: usize = 4096;
+
+/// Reads bytes of standard input, and waits for them where another process has made it non-blocking. Returns
+/// their number; `None` at the end. An error, as of a closed descriptor, is an end too.
+fn read_some(bytes: &mut [u8]) -> Option<usize> {
+    loop {
+        match rustix::io::read(stdin(), &mut *bytes) {
+            Ok(count) => return Some(count).filter(|&count| count > 0),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let mut waiting = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
+                // An error shows at the next read.
+                let _ = poll(&mut waiting, None);
+            }
+            Err(_) => return None,
+        }
+    }
+}
 
 /// Bytes of standard input that the guest's serial port has not taken.
 #[derive(Debug, Default)]
@@ -38,8 +58,7 @@ impl PipedInput {
         let (taken, continued) = mpsc::sync_channel(1);
         let read = move || {
             let mut bytes = [0; MOST_BYTES];
-            // An error, as of a closed descriptor, is an end too.
-            while let Ok(count @ 1..) = std::io::stdin().read(&mut bytes) {
+            while let Some(count) = read_some(&mut bytes) {
                 let sent = to.send(Wake::Piped(bytes[..count].to_vec()));
                 if sent.is_err() || continued.recv().is_err() {
                     return;

@@ -16,7 +16,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, linkat, openat, renameat_with};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 /// Mode of a new file: reports and cores hold parts of a guest's memory.
@@ -205,6 +206,51 @@ pub fn persist(mut file: PendingFile, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives a file that [`temporary`] made its name, after its contents are on the disk, unless another file has
+/// that name. After an error the file can be given another name.
+///
+/// # Errors
+/// The name is taken (`AlreadyExists`), the contents cannot be written, or the file cannot be named.
+pub fn persist_new(file: &mut PendingFile, target: &Path) -> io::Result<()> {
+    file.file.sync_all()?;
+    if file.temporary.is_none() {
+        match link(&file.file, target) {
+            Ok(()) => {
+                sync_folder(target);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => *file = named_copy(&file.file, target)?,
+        }
+    }
+    if let Some(temporary) = &file.temporary {
+        match rename_to_free(temporary, target) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            Ok(()) => file.temporary = None,
+            // A network file system may have links only. The temporary name is removed on a drop.
+            Err(_) => fs::hard_link(temporary, target)?,
+        }
+    }
+    sync_folder(target);
+    Ok(())
+}
+
+/// Renames a file, unless another one has the new name.
+///
+/// # Errors
+/// The name is taken (`AlreadyExists`), there is no such file (`NotFound`), or the file system or its
+/// permissions do not allow it.
+pub fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            // The name is taken by an empty file first, which nobody else then takes for free.
+            File::options().write(true).create_new(true).mode(OWNER_ONLY).open(to)?;
+            fs::rename(from, to).inspect_err(|_| drop(fs::remove_file(to)))
+        }
+        renamed => Ok(renamed?),
+    }
+}
+
 /// Copies a file to one with a temporary name, in the folder of `target`.
 fn named_copy(file: &File, target: &Path) -> io::Result<PendingFile> {
     let mut source = file.try_clone()?;
@@ -320,6 +366,25 @@ mod tests {
             assert_eq!(target.metadata().unwrap().permissions().mode() & 0o777, 0o600);
             assert_eq!(fs::read(&target).unwrap(), b"new");
             assert_eq!(names(folder.path()), ["report.json"]);
+        }
+    }
+
+    #[test]
+    fn new_file_takes_no_name_that_another_has() {
+        for make in [temporary, |target: &Path| named(folder_of(target))] {
+            let folder = tempfile::tempdir().unwrap();
+            let target = folder.path().join("report.json");
+            fs::write(&target, "old").unwrap();
+            let mut file = make(&target).unwrap();
+            file.write_all(b"new").unwrap();
+            let taken = persist_new(&mut file, &target).unwrap_err();
+            assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+            let free = folder.path().join("report.1.json");
+            persist_new(&mut file, &free).unwrap();
+            drop(file);
+            assert_eq!(fs::read(&target).unwrap(), b"old");
+            assert_eq!(fs::read(&free).unwrap(), b"new");
+            assert_eq!(names(folder.path()), ["report.1.json", "report.json"]);
         }
     }
 

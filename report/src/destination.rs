@@ -4,15 +4,13 @@
 //! Owns the check before the work starts that a destination can be written; refuses to own what is written.
 //! Called by the command line and by farms.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
 
-use crate::atomic_file;
+use crate::atomic_file::{self, PendingFile};
 
 /// The destination of an output. It is opened before the work starts, so that one that cannot be written is
 /// reported by then.
@@ -81,35 +79,29 @@ impl Destination {
         }
     }
 
-    /// Keeps an existing file of this name, as `NAME.1.EXTENSION` or with the next number that is free, and
-    /// returns its new path; `None` if there is no such file. The file keeps its old name too, until
-    /// [`Destination::write`] replaces it.
+    /// Writes the whole output as [`Destination::write`] does, and keeps an existing file of its name, as
+    /// `NAME.1.EXTENSION` or with the next number that is free. Several processes may do so at once: each
+    /// file is kept. Where an existing file cannot be renamed, the new one gets the number.
     ///
     /// # Errors
-    /// The file cannot be renamed, or has been kept [`MOST_KEPT`] times.
-    pub fn keep_existing(&self) -> anyhow::Result<Option<PathBuf>> {
-        let Self::File { path, target } = self else { return Ok(None) };
-        if target.symlink_metadata().is_err() {
-            return Ok(None);
-        }
-        for number in 1..=MOST_KEPT {
-            match fs::hard_link(target, numbered(target, number)) {
-                Ok(()) => return Ok(Some(numbered(path, number))),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                // Some file systems have no links.
-                Err(_) => {
-                    return move_to_free_number(target, number)
-                        .map(|number| Some(numbered(path, number)));
-                }
-            }
-        }
-        anyhow::bail!(
-            "failed to keep {}: {MOST_KEPT} files with its name and a number exist",
-            path.display()
-        )
+    /// The output cannot be written, or [`MOST_KEPT`] numbers are taken.
+    pub fn write_and_keep(&self, bytes: &[u8]) -> anyhow::Result<Placed> {
+        let Self::File { path, target } = self else {
+            self.write(bytes)?;
+            return Ok(Placed { written: self.path().map(Path::to_owned), kept: None });
+        };
+        let failed = || format!("failed to write {}", path.display());
+        let mut file = atomic_file::temporary(target).with_context(failed)?;
+        file.write_all(bytes).with_context(failed)?;
+        let (named, kept) = place(&mut file, target).with_context(failed)?;
+        let written = match named {
+            None => path.clone(),
+            Some(number) => numbered(path, number),
+        };
+        Ok(Placed { written: Some(written), kept: kept.map(|number| numbered(path, number)) })
     }
 
-    /// Returns true if [`Destination::keep_existing`] has a number left.
+    /// Returns true if [`Destination::write_and_keep`] has a number left.
     pub fn can_keep_existing(&self) -> bool {
         match self {
             Self::File { target, .. } => !(target.exists() && numbered(target, MOST_KEPT).exists()),
@@ -152,17 +144,50 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Renames a file to the first free number from `first` on.
-fn move_to_free_number(target: &Path, first: u32) -> anyhow::Result<u32> {
-    let failed = || format!("failed to keep {}", target.display());
-    for number in first..=MOST_KEPT {
-        match renameat_with(CWD, target, CWD, numbered(target, number), RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(number),
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(io::Error::from(error)).with_context(failed),
+/// Paths of a file that was written, and of one that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    /// Path of the new file or device; `None` for standard output.
+    pub written: Option<PathBuf>,
+    /// Path that the earlier file has now; `None` if there was none, or it has its old name still.
+    pub kept: Option<PathBuf>,
+}
+
+/// Maximum number of times that an earlier file is moved out of the way, for as many others that write at
+/// once.
+const MOST_MOVES: u32 = 100;
+
+/// Gives a file the name `target`, and an earlier one of that name a number. Returns the number that the new
+/// file has, if it has one, and that of the earlier file.
+fn place(file: &mut PendingFile, target: &Path) -> io::Result<(Option<u32>, Option<u32>)> {
+    let mut kept = None;
+    for _ in 0..MOST_MOVES {
+        match atomic_file::persist_new(file, target) {
+            Ok(()) => return Ok((None, kept)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(_) => break,
+        }
+        match to_free_number(target, |name| atomic_file::rename_to_free(target, name)) {
+            Ok(number) => kept = Some(number),
+            // Another process has moved it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => break,
         }
     }
-    anyhow::bail!("{}: {MOST_KEPT} files with its name and a number exist", failed())
+    let number = to_free_number(target, |name| atomic_file::persist_new(file, name))?;
+    Ok((Some(number), kept))
+}
+
+/// Calls `give` with the numbered names of a file, until one is free. Returns its number.
+fn to_free_number(target: &Path, mut give: impl FnMut(&Path) -> io::Result<()>) -> io::Result<u32> {
+    for number in 1..=MOST_KEPT {
+        match give(&numbered(target, number)) {
+            Ok(()) => return Ok(number),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other(format!("{MOST_KEPT} files with its name and a number exist")))
 }
 
 fn write_to_stdout(bytes: &[u8]) -> io::Result<()> {
@@ -180,6 +205,8 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn open(folder: &Path) -> Destination {
@@ -190,34 +217,50 @@ mod tests {
         fs::read_to_string(folder.join(name)).unwrap()
     }
 
+    fn files(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut texts: Vec<String> =
+            entries.map(|path| fs::read_to_string(path).unwrap()).collect();
+        texts.sort();
+        texts
+    }
+
     #[test]
     fn existing_files_are_kept_under_the_next_free_number() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
-        let destination = open(folder);
-        assert_eq!(destination.keep_existing().unwrap(), None);
-        destination.write(b"first").unwrap();
-        for (number, written) in [(1, "second"), (2, "third")] {
-            let kept = open(folder).keep_existing().unwrap();
-            assert_eq!(kept, Some(folder.join(format!("postmortem.{number}.json"))));
-            open(folder).write(written.as_bytes()).unwrap();
+        let path = |name: &str| Some(folder.join(name));
+        fs::write(folder.join("postmortem.2.json"), "another").unwrap();
+        for (written, kept) in [
+            ("first", None),
+            ("second", path("postmortem.1.json")),
+            ("third", path("postmortem.3.json")),
+        ] {
+            let placed = open(folder).write_and_keep(written.as_bytes()).unwrap();
+            assert_eq!(placed, Placed { written: path("postmortem.json"), kept });
         }
         assert_eq!(text(folder, "postmortem.1.json"), "first");
-        assert_eq!(text(folder, "postmortem.2.json"), "second");
+        assert_eq!(text(folder, "postmortem.2.json"), "another");
+        assert_eq!(text(folder, "postmortem.3.json"), "second");
         assert_eq!(text(folder, "postmortem.json"), "third");
-        assert_eq!(fs::read_dir(folder).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 4);
     }
 
     #[test]
-    fn file_is_moved_where_it_cannot_be_linked() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        fs::write(folder.join("postmortem.json"), "first").unwrap();
-        fs::write(folder.join("postmortem.1.json"), "another").unwrap();
-        assert_eq!(move_to_free_number(&folder.join("postmortem.json"), 1).unwrap(), 2);
-        assert_eq!(text(folder, "postmortem.1.json"), "another");
-        assert_eq!(text(folder, "postmortem.2.json"), "first");
-        assert!(!folder.join("postmortem.json").exists());
+    fn files_that_are_written_at_once_are_all_kept() {
+        for _ in 0..10 {
+            let folder = tempfile::tempdir().unwrap();
+            let folder = folder.path();
+            let write = |number: usize| {
+                let destination = open(folder);
+                move || destination.write_and_keep(number.to_string().as_bytes()).unwrap()
+            };
+            std::thread::scope(|scope| {
+                (0..8).for_each(|number| drop(scope.spawn(write(number))));
+            });
+            assert_eq!(files(folder), ["0", "1", "2", "3", "4", "5", "6", "7"]);
+            assert!(folder.join("postmortem.json").exists());
+        }
     }
 
     #[test]

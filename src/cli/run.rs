@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, ensure};
 use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_farm::line;
-use nmiscope_report::destination::{Destination, MOST_KEPT};
+use nmiscope_report::destination::{Destination, MOST_KEPT, Placed};
 use nmiscope_report::hang_after::{BoundScope, HangAfter};
 use nmiscope_report::text::Detail;
 use nmiscope_report::units::{parse_duration, parse_size};
-use nmiscope_report::{Outcome, Report, sanitize, text};
+use nmiscope_report::{Outcome, Report, json, sanitize, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use super::exit_code::{self, Code};
@@ -372,13 +372,19 @@ impl Outputs<'_> {
         let wanted = self.destination.as_ref().filter(|_| is_wanted(self.arguments, report));
         let Some(destination) = wanted else { return Ok(()) };
         // A name that the user chose is the user's to reuse.
-        if self.arguments.json.is_none()
-            && let Some(kept) = destination.keep_existing()?
-        {
+        if self.arguments.json.is_some() {
+            return self.text.write(report, destination);
+        }
+        let Placed { written, kept } =
+            destination.write_and_keep(json::text(report)?.as_bytes())?;
+        if let Some(kept) = kept {
             let kept = sanitize::line(&kept.display().to_string());
             self.text.print(&format!("kept the earlier {DEFAULT_JSON} as {kept}\n"));
         }
-        self.text.write(report, destination)
+        if let Some(written) = written {
+            self.text.wrote(&written);
+        }
+        Ok(())
     }
 }
 

@@ -139,7 +139,9 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     unwritten.written(REPORT);
     let core = core.map(|core| core.finish(&report)).transpose();
     if let Ok(Some(core)) = &core {
-        output::note(&format!("wrote {}", core.display()));
+        let image = arguments.image.first().cloned();
+        let image = image.or_else(|| report.image.path.as_ref().map(PathBuf::from));
+        text.print(&output::wrote_core(core, image.as_deref()));
     }
     written?;
     Ok(exit_code::with_core(exit_code::for_report(&report), core))

@@ -213,6 +213,28 @@ impl Text {
     }
 }
 
+/// Returns the line about a core that was written, with the commands that open it. `image` is the guest's;
+/// `None` for the bundled one.
+pub fn wrote_core(core: &Path, image: Option<&Path>) -> String {
+    let path = sanitize::line(&core.display().to_string());
+    let word = shell_word(core);
+    let gdb = match image {
+        Some(image) => format!("gdb {} {word}", shell_word(image)),
+        None => format!("nmiscope guest guest.elf && gdb guest.elf {word}"),
+    };
+    format!("wrote {path}, to be opened by: nmiscope report {word}; {gdb}\n")
+}
+
+/// Returns a path as one word of a shell's command, quoted where a character needs it.
+fn shell_word(path: &Path) -> String {
+    let text = sanitize::line(&path.display().to_string());
+    let is_plain = |c: char| c.is_alphanumeric() || "._-+=:@%,/".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 /// Returns true if the error is one of standard output, which is printed once.
 pub fn is_of_stdout(error: &anyhow::Error) -> bool {
     error

@@ -361,7 +361,7 @@ impl Outputs<'_> {
         self.report_name().inspect(|name| unwritten.written(name));
         let core = core.map(|core| core.finish(report)).transpose();
         if let Ok(Some(path)) = &core {
-            self.text.print(&wrote_core(path, self.arguments.image.as_deref()));
+            self.text.print(&output::wrote_core(path, self.arguments.image.as_deref()));
         }
         self.core_name().inspect(|name| unwritten.written(name));
         let code = exit_code::with_core(exit_code::for_report(report), core);
@@ -398,27 +398,6 @@ fn die_with(parent: i32) -> anyhow::Result<()> {
     let is_alive = getppid().is_some_and(|pid| pid.as_raw_nonzero().get() == parent);
     ensure!(is_alive, "process {parent} has died, or has not started this one");
     Ok(())
-}
-
-/// Returns the line about a core that was written, with the commands that open it.
-fn wrote_core(core: &Path, image: Option<&Path>) -> String {
-    let path = sanitize::line(&core.display().to_string());
-    let word = shell_word(core);
-    let gdb = match image {
-        Some(image) => format!("gdb {} {word}", shell_word(image)),
-        None => format!("nmiscope guest guest.elf && gdb guest.elf {word}"),
-    };
-    format!("wrote {path}, to be opened by: nmiscope report {word}; {gdb}\n")
-}
-
-/// Returns a path as one word of a shell's command, quoted where a character needs it.
-fn shell_word(path: &Path) -> String {
-    let text = sanitize::line(&path.display().to_string());
-    let is_plain = |c: char| c.is_alphanumeric() || "._-+=:@%,/".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// Opens the report's file, before the VM starts. The default file is opened too, although it is only

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use crate::atomic_file::{self, PendingFile};
+use crate::blocking::BlockingWriter;
 
 /// The destination of an output. It is opened before the work starts, so that one that cannot be written is
 /// reported by then.
@@ -191,7 +192,7 @@ fn to_free_number(target: &Path, mut give: impl FnMut(&Path) -> io::Result<()>) 
 }
 
 fn write_to_stdout(bytes: &[u8]) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
+    let mut stdout = BlockingWriter::new(io::stdout().lock(), rustix::stdio::stdout());
     stdout.write_all(bytes)?;
     // Bytes after the last line feed are in a buffer until now.
     stdout.flush()

@@ -28,7 +28,7 @@
 //! | module | owns |
 //! |---|---|
 //! | `sanitize`, `nearest`, `units` | harmless text; suggestions for misspelled names; sizes, durations, times and counts |
-//! | `atomic_file`, `destination` | files that are complete or absent; where output is written |
+//! | `atomic_file`, `blocking`, `destination` | files that are complete or absent; streams that wait; where output is written |
 //! | `class`, `bucket` | kinds of hangs, and the names of hangs |
 //! | `frame`, `cpu`, `hang` | the parts of a report |
 //! | `hang_after` | the bound of a class |
@@ -41,6 +41,7 @@
 #![forbid(unsafe_code)]
 
 pub mod atomic_file;
+pub mod blocking;
 mod bucket;
 mod class;
 mod cpu;

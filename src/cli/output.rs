@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use anstream::ColorChoice;
 use anstyle::{AnsiColor, Style};
 use clap::ValueEnum;
+use nmiscope_report::blocking::BlockingWriter;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::{Report, json, sanitize};
-use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::status_line::{self, BesideStatus};
 
@@ -85,34 +85,20 @@ impl<W: Write> Stdout<W> {
     pub fn through(writer: W) -> Self {
         Self(writer)
     }
+
+    fn blocking(&mut self) -> BlockingWriter<&mut W> {
+        BlockingWriter::new(&mut self.0, rustix::stdio::stdout())
+    }
 }
 
 impl<W: Write> Write for Stdout<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        until_it_takes_bytes(|| self.0.write(bytes))
+        self.blocking().write(bytes).map_err(stdout_failed)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        until_it_takes_bytes(|| self.0.flush())
+        self.blocking().flush().map_err(stdout_failed)
     }
-}
-
-/// Repeats a write to standard output that would have to wait. Whoever shares the stream may have made it
-/// non-blocking.
-fn until_it_takes_bytes<T>(mut write: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match write() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => wait_for_stdout(),
-            written => return written.map_err(stdout_failed),
-        }
-    }
-}
-
-/// Waits until standard output takes bytes again.
-fn wait_for_stdout() {
-    let stdout = rustix::stdio::stdout();
-    // An error shows at the next write.
-    let _ = poll(&mut [PollFd::new(&stdout, PollFlags::OUT)], None);
 }
 
 /// Records an error of standard output, and returns it with its context. A closed pipe is none: its reader

@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use nmiscope_report::blocking::BlockingWriter;
 use nmiscope_report::sanitize::TerminalFilter;
 
 use super::STACK;
@@ -122,8 +123,14 @@ impl GuestConsole {
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
         let mut file = None;
         let output = match sink {
-            Sink::Stdout => Some(Output::terminal(Box::new(BesideStatus::new(io::stdout())))),
-            Sink::Stderr => Some(Output::terminal(Box::new(BesideStatus::new(io::stderr())))),
+            Sink::Stdout => {
+                let stream = BesideStatus::new(io::stdout());
+                Some(Output::stream(BlockingWriter::new(stream, rustix::stdio::stdout())))
+            }
+            Sink::Stderr => {
+                let stream = BesideStatus::new(io::stderr());
+                Some(Output::stream(BlockingWriter::new(stream, rustix::stdio::stderr())))
+            }
             Sink::File(path) => {
                 let failed =
                     || format!("failed to open {} for the guest's console", path.display());
@@ -289,8 +296,8 @@ impl Shared {
 }
 
 impl Output {
-    fn terminal(stream: Box<dyn Write + Send>) -> Self {
-        Self::Terminal(TerminalFilter::new(stream))
+    fn stream(stream: impl Write + Send + 'static) -> Self {
+        Self::Terminal(TerminalFilter::new(Box::new(stream)))
     }
 
     /// Returns true if the tool's own text may be in the same stream.

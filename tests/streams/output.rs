@@ -2,7 +2,7 @@
 //! terminal.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use crate::common::*;
@@ -80,6 +80,30 @@ fn non_blocking_standard_output_gets_all_of_the_text() {
     reader.read_to_string(&mut text).expect("text");
     running.wait().expect_code(exit::CLEAN);
     assert!(text == log, "{} of {} bytes", text.len(), log.len());
+}
+
+/// A pipe that is full and non-blocking before the program starts: JSON and the console wait for its reader.
+#[test]
+fn non_blocking_output_gets_all_json_and_console_bytes() {
+    require_kvm();
+    let output_of = |mut invocation: Invocation, code| {
+        let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+        rustix::io::ioctl_fionbio(&writer, true).expect("a non-blocking pipe");
+        while writer.write(&[b'\n'; 4096]).is_ok() {}
+        invocation.command.stdout(writer);
+        let running = invocation.start();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("text");
+        running.wait().expect_code(code);
+        text
+    };
+    let json = nmiscope(HANG).args(["--quiet", "--serial", "none", "--json", "-"]);
+    let report = output_of(json, exit::HANG);
+    assert_eq!(parse_report(report.trim_start()).hangs.len(), 1);
+    let run = ["run", "--workload", "panic", "--cpus", "1", "--no-json", "--quiet"];
+    let console = output_of(nmiscope(run), exit::CRASH);
+    assert!(console.contains("panic"), "{console:?}");
 }
 
 #[test]

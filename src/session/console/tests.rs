@@ -59,7 +59,7 @@ fn console_on_a_stream() -> (GuestConsole, Arc<Mutex<Vec<u8>>>) {
     let kept = Arc::<Mutex<Vec<u8>>>::default();
     let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
     let (console, stream) = (GuestConsole { shared: shared.clone(), file: None }, kept.clone());
-    thread::spawn(move || shared.pass_on(Output::terminal(Box::new(Kept(stream)))));
+    thread::spawn(move || shared.pass_on(Output::stream(Kept(stream))));
     (console, kept)
 }
 

@@ -61,7 +61,7 @@ fn read_time() -> u64 {
 fn read_begin() -> u32 {
     loop {
         let sequence = TIME_SEQUENCE.load(Ordering::Acquire);
-        if sequence % 2 == 0 {
+        if sequence.is_multiple_of(2) {
             return sequence;
         }
         core::hint::spin_loop();

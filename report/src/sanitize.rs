@@ -13,7 +13,7 @@ fn is_dangerous(character: char) -> bool {
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Returns true for text that [`line`] would change.
+/// Returns true for text that [`line()`] would change.
 pub fn needs_escapes(text: &str) -> bool {
     text.chars().any(is_dangerous)
 }

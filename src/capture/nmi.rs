@@ -28,7 +28,8 @@ pub(super) fn reserve(stopped: &mut StoppedGuest, target: &mut dyn Target) -> Bu
     let mut step = StepTimer::start();
     let started = Instant::now();
     let (result, ran) = wait_for_buffers(stopped, target, started);
-    let waited = started.elapsed();
+    // Without the guest nobody was waited for: the host may just not have run this thread.
+    let waited = if ran { started.elapsed() } else { Duration::ZERO };
     if ran {
         stopped.stop_again(target);
     }

@@ -2,10 +2,9 @@
 
 #![no_main]
 
-use std::path::Path;
-
 use libfuzzer_sys::fuzz_target;
 use nmiscope::elf_core::Core;
+use nmiscope::images::DebugSearch;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::session::{StackChoice, TaskChoice};
 use nmiscope_machine::{PhysicalAddress, PhysicalMemory};
@@ -28,11 +27,11 @@ fuzz_target!(|data: &[u8]| {
     let stored = Stored::from_bytes(data.to_vec(), "core");
     // Mutations hit the build-id as well; the image is then not found.
     let all = StackChoice { variables: true, tasks: TaskChoice::All };
-    let with = report(&stored, &[IMAGE.into()], Path::new("/nonexistent"), all);
+    let with = report(&stored, &[IMAGE.into()], &DebugSearch::default(), all);
     for report in with.into_iter().chain(report(
         &stored,
         &[],
-        Path::new("/nonexistent"),
+        &DebugSearch::default(),
         StackChoice::default(),
     )) {
         let _ = text::outcome(&report.outcome);

@@ -2,11 +2,11 @@
 
 #![no_main]
 
-use std::path::Path;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use nmiscope::elf_core::ElfCore;
+use nmiscope::images::DebugSearch;
 use nmiscope::session::offline::{Stored, report};
 use nmiscope::session::{StackChoice, TaskChoice};
 use nmiscope::targets::{Dump, Target};
@@ -31,11 +31,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let stored = Stored::from_bytes(data.to_vec(), "dump");
     let all = StackChoice { variables: true, tasks: TaskChoice::All };
-    let with = report(&stored, &[IMAGE.into()], Path::new("/nonexistent"), all);
+    let with = report(&stored, &[IMAGE.into()], &DebugSearch::default(), all);
     for report in with.into_iter().chain(report(
         &stored,
         &[],
-        Path::new("/nonexistent"),
+        &DebugSearch::default(),
         StackChoice::default(),
     )) {
         assert!(!text::report(&report, text::Detail::Folded).is_empty());

@@ -23,7 +23,7 @@ use signal_hook::iterator::Signals;
 
 use super::debug_search::debug_search;
 use super::exit_code::{self, Code};
-use super::output::{self, Text};
+use super::output::{self, CoreImage, Text};
 use super::redaction;
 use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
@@ -141,7 +141,8 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     if let Ok(Some(core)) = &core {
         let image = arguments.image.first().cloned();
         let image = image.or_else(|| report.image.path.as_ref().map(PathBuf::from));
-        text.print(&output::wrote_core(core, image.as_deref()));
+        let image = image.as_deref().map_or(CoreImage::Unknown, CoreImage::File);
+        text.print(&output::wrote_core(core, image));
     }
     written?;
     Ok(exit_code::with_core(exit_code::for_report(&report), core))

@@ -199,16 +199,25 @@ impl Text {
     }
 }
 
-/// Returns the line about a core that was written, with the commands that open it. `image` is the guest's;
-/// `None` for the bundled one.
-pub fn wrote_core(core: &Path, image: Option<&Path>) -> String {
+/// The image that gdb needs beside a core.
+#[derive(Clone, Copy, Debug)]
+pub enum CoreImage<'a> {
+    Bundled,
+    File(&'a Path),
+    /// That of a guest which somebody else has started.
+    Unknown,
+}
+
+/// Returns the line about a core that was written, with the commands that open it.
+pub fn wrote_core(core: &Path, image: CoreImage<'_>) -> String {
     let path = sanitize::line(&core.display().to_string());
     let word = shell_word(core);
     let gdb = match image {
-        Some(image) => format!("gdb {} {word}", shell_word(image)),
-        None => format!("nmiscope guest guest.elf && gdb guest.elf {word}"),
+        CoreImage::File(image) => format!("; gdb {} {word}", shell_word(image)),
+        CoreImage::Bundled => format!("; nmiscope guest guest.elf && gdb guest.elf {word}"),
+        CoreImage::Unknown => String::new(),
     };
-    format!("wrote {path}, to be opened by: nmiscope report {word}; {gdb}\n")
+    format!("wrote {path}, to be opened by: nmiscope report {word}{gdb}\n")
 }
 
 /// Returns a path as one word of a shell's command, quoted where a character needs it.

@@ -361,7 +361,9 @@ impl Outputs<'_> {
         self.report_name().inspect(|name| unwritten.written(name));
         let core = core.map(|core| core.finish(report)).transpose();
         if let Ok(Some(path)) = &core {
-            self.text.print(&output::wrote_core(path, self.arguments.image.as_deref()));
+            let image = self.arguments.image.as_deref();
+            let image = image.map_or(output::CoreImage::Bundled, output::CoreImage::File);
+            self.text.print(&output::wrote_core(path, image));
         }
         self.core_name().inspect(|name| unwritten.written(name));
         let code = exit_code::with_core(exit_code::for_report(report), core);

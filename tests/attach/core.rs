@@ -14,7 +14,7 @@ const CORE: &str = "vm.core";
 fn attach_with_core(vm: &Vm, size: &str) -> (Finished, Report) {
     let attached = vm.attach().with_report().args(["--core", CORE, "--core-size", size]).run();
     let attached = attached.expect_code(exit::HANG);
-    let commands = "wrote vm.core, to be opened by: nmiscope report vm.core; ";
+    let commands = "wrote vm.core, to be opened by: nmiscope report vm.core";
     assert!(attached.all().contains(commands), "{}", attached.all());
     let path = attached.directory.path().join(CORE).display().to_string();
     let stored = nmiscope(["report", &path]).with_report().run().expect_code(exit::HANG);

@@ -204,7 +204,7 @@ impl Text {
 pub enum CoreImage<'a> {
     Bundled,
     File(&'a Path),
-    /// That of a guest which somebody else has started.
+    /// Image of a guest that somebody else has started.
     Unknown,
 }
 

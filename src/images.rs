@@ -115,7 +115,7 @@ impl Files {
     /// Checks that the image at `path` has the code that a guest runs.
     ///
     /// # Errors
-    /// It is a debug file, which has none.
+    /// The image is a debug file, which has none.
     pub fn check_code(&self, path: &Path) -> anyhow::Result<()> {
         if Image::parse(&self.image).is_ok_and(|image| image.is_debug_file()) {
             let path = path.display();

@@ -4,8 +4,8 @@
 //! Owns the order of writing, syncing and naming, and the removal of what a killed process left; refuses to
 //! own what is written. Called by `destination`, by cores and by farms.
 //!
-//! Where the file system has it, a file has no name while it is written (O_TMPFILE), so that nothing
-//! remains of it if its process is killed. Elsewhere, and for the moment in which a file replaces another,
+//! A file has no name while it is written, where the file system has that (O_TMPFILE): nothing remains of it
+//! if its process is killed. Elsewhere, and for the moment in which a file replaces another,
 //! it is named `.nmiscope-DIGITS.tmp` and locked (flock(2)) as long as its process lives, as a directory is
 //! always. The next process that writes into the folder removes those that nobody locks.
 
@@ -185,18 +185,9 @@ fn named(folder: &Path) -> io::Result<PendingFile> {
 /// # Errors
 /// The contents cannot be written, or the file cannot be named.
 pub fn persist(mut file: PendingFile, target: &Path) -> io::Result<()> {
-    file.file.sync_all()?;
-    if file.temporary.is_none() {
-        match link(&file.file, target) {
-            Ok(()) => {
-                sync_folder(target);
-                return Ok(());
-            }
-            // A link cannot replace a file, but a file with another name can.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => name(&mut file, target)?,
-            // A security module may forbid links.
-            Err(_) => file = named_copy(&file.file, target)?,
-        }
+    // A link cannot replace a file, but a file with another name can.
+    if link_or_copy(&mut file, target)? == Linked::NameIsTaken {
+        name(&mut file, target)?;
     }
     if let Some(temporary) = &file.temporary {
         fs::rename(temporary, target)?;
@@ -212,16 +203,8 @@ pub fn persist(mut file: PendingFile, target: &Path) -> io::Result<()> {
 /// # Errors
 /// The name is taken (`AlreadyExists`), the contents cannot be written, or the file cannot be named.
 pub fn persist_new(file: &mut PendingFile, target: &Path) -> io::Result<()> {
-    file.file.sync_all()?;
-    if file.temporary.is_none() {
-        match link(&file.file, target) {
-            Ok(()) => {
-                sync_folder(target);
-                return Ok(());
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-            Err(_) => *file = named_copy(&file.file, target)?,
-        }
+    if link_or_copy(file, target)? == Linked::NameIsTaken {
+        return Err(io::ErrorKind::AlreadyExists.into());
     }
     if let Some(temporary) = &file.temporary {
         match rename_to_free(temporary, target) {
@@ -233,6 +216,31 @@ pub fn persist_new(file: &mut PendingFile, target: &Path) -> io::Result<()> {
     }
     sync_folder(target);
     Ok(())
+}
+
+/// Outcome of [`link_or_copy`].
+#[derive(Debug, PartialEq, Eq)]
+enum Linked {
+    /// The file has its name, or a temporary one, by which it can be renamed.
+    Named,
+    /// The file has no name, since another one has it.
+    NameIsTaken,
+}
+
+/// Writes a file's contents to the disk, and gives it its name if it has none.
+fn link_or_copy(file: &mut PendingFile, target: &Path) -> io::Result<Linked> {
+    file.file.sync_all()?;
+    if file.temporary.is_none() {
+        match link(&file.file, target) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Ok(Linked::NameIsTaken);
+            }
+            // A security module may forbid links.
+            Err(_) => *file = named_copy(&file.file, target)?,
+        }
+    }
+    Ok(Linked::Named)
 }
 
 /// Renames a file, unless another one has the new name.

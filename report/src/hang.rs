@@ -277,7 +277,7 @@ pub enum WaitKind {
 
 /// A word of memory that CPUs read in a loop until it changes.
 ///
-/// It is what their code does, and no statement about who should have changed the word.
+/// The code of the CPUs says so; who should have changed the word is not known.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Spin {
     /// Symbol of the word, with an offset inside of a larger object; null where there is none.

@@ -218,7 +218,7 @@ pub fn persist_new(file: &mut PendingFile, target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Outcome of [`link_or_copy`].
+/// Outcome of the attempt to give a file its name by [`link_or_copy`].
 #[derive(Debug, PartialEq, Eq)]
 enum Linked {
     /// The file has its name, or a temporary one, by which it can be renamed.

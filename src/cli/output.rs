@@ -202,6 +202,7 @@ impl Text {
 /// The image that gdb needs beside a core.
 #[derive(Clone, Copy, Debug)]
 pub enum CoreImage<'a> {
+    #[cfg(feature = "kvm")]
     Bundled,
     File(&'a Path),
     /// Image of a guest that somebody else has started.
@@ -214,6 +215,7 @@ pub fn wrote_core(core: &Path, image: CoreImage<'_>) -> String {
     let word = shell_word(core);
     let gdb = match image {
         CoreImage::File(image) => format!("; gdb {} {word}", shell_word(image)),
+        #[cfg(feature = "kvm")]
         CoreImage::Bundled => format!("; nmiscope guest guest.elf && gdb guest.elf {word}"),
         CoreImage::Unknown => String::new(),
     };

@@ -37,13 +37,20 @@ enum Mode {
     Deadline,
 }
 
-/// Returns true if a vCPU's timer will interrupt it, false if it will not; `None` if KVM does not say.
+/// Returns true if a vCPU's timer will interrupt it or is about to, false if it will not; `None` if KVM does
+/// not say.
 pub(super) fn read_armed(vcpu: &VcpuFd) -> Option<bool> {
+    let interrupt = vcpu.get_vcpu_events().ok()?.interrupt;
     let apic = vcpu.get_lapic().ok()?;
     let word = |at: usize| {
         let bytes = [0, 1, 2, 3].map(|byte| apic.regs[at + byte].to_ne_bytes()[0]);
         u32::from_le_bytes(bytes)
     };
+    let vector = word(offset::LVT_TIMER) & 0xff;
+    if interrupt.injected != 0 && u32::from(interrupt.nr) == vector {
+        // KVM has taken it from the APIC, and delivers it as the vCPU goes on.
+        return Some(true);
+    }
     let deadline = match mode(word(offset::LVT_TIMER)) {
         Some(Mode::Deadline) => read_msr(vcpu, MSR_TSC_DEADLINE).ok()?,
         _ => 0,
@@ -61,8 +68,11 @@ fn mode(entry: u32) -> Option<Mode> {
     }
 }
 
-/// Returns true if the timer with these registers will raise an interrupt that the processor takes.
-/// `word` reads the register at an offset.
+/// Returns true if the timer with these registers has raised, or will raise, an interrupt that the processor
+/// takes. `word` reads the register at an offset.
+///
+/// KVM moves a timer that has expired to the requested interrupts before a halted vCPU leaves it. A request
+/// that the priority allows is taken as soon as the vCPU goes on: the timer has expired amid the stop.
 fn is_armed(word: impl Fn(usize) -> u32, deadline: u64) -> bool {
     let entry = word(offset::LVT_TIMER);
     let counts = match mode(entry) {
@@ -75,12 +85,12 @@ fn is_armed(word: impl Fn(usize) -> u32, deadline: u64) -> bool {
     let is_set = |first: usize, vector: u32| {
         word(first + 16 * (vector / 32) as usize) & 1 << (vector % 32) != 0
     };
-    // A halted CPU with interrupts on takes what it can: an interrupt that is still requested is blocked.
-    let is_stuck = is_set(offset::REQUESTED, vector);
+    let is_requested = is_set(offset::REQUESTED, vector);
     let in_service = (0..256).rev().find(|&vector| is_set(offset::IN_SERVICE, vector));
     // Only a vector of a higher class, its upper four bits, interrupts (SDM vol. 3, 11.8.3.1).
     let priority = word(offset::TASK_PRIORITY).max(in_service.unwrap_or(0)) >> 4 & 0xf;
-    counts && entry & MASKED == 0 && !is_stuck && vector >> 4 > priority
+    let is_coming = counts && entry & MASKED == 0;
+    (is_coming || is_requested) && vector >> 4 > priority
 }
 
 #[cfg(test)]
@@ -115,12 +125,26 @@ mod tests {
         assert!(!armed(&timer(VECTOR | RESERVED, 9, 9), 1));
     }
 
+    /// The timer has expired after the vCPU was asked to stop: nothing counts, and bit 12 of the eighth
+    /// register is the request of vector 0xec.
+    #[test]
+    fn a_timer_whose_request_is_pending_is_armed() {
+        let expired = [(offset::LVT_TIMER, VECTOR), (offset::INITIAL_COUNT, 9), (0x270, 1 << 12)];
+        assert!(armed(&expired, 0));
+        assert!(armed(&[&expired[1..], &[(offset::LVT_TIMER, VECTOR | DEADLINE)]].concat(), 0));
+        let with = |register| armed(&[&expired[..], &[register]].concat(), 0);
+        assert!(!with((0x170, 1 << 16)), "a handler of a higher class has not ended");
+        assert!(!with((0x170, 1 << 12)), "nor has its own");
+        assert!(!with((offset::TASK_PRIORITY, 0xe0)));
+        let other = [&expired[..2], &[(0x270, 1 << 11)]].concat();
+        assert!(!armed(&other, 0), "the request of another vector");
+    }
+
     #[test]
     fn a_timer_whose_interrupt_is_blocked_is_not_armed() {
         let timer = [(offset::LVT_TIMER, VECTOR | PERIODIC), (offset::INITIAL_COUNT, 9)];
         let with = |register| armed(&[&timer[..], &[register]].concat(), 0);
         // Vector 0xec is bit 12 of the eighth register, 0xf0 bit 16 of it, 0x31 bit 17 of the second.
-        assert!(!with((0x270, 1 << 12)), "its own request is pending");
         assert!(!with((0x170, 1 << 16)), "a handler of a higher class has not ended");
         assert!(!with((0x170, 1 << 12)), "nor has its own");
         assert!(with((0x110, 1 << 17)), "one of a lower class");

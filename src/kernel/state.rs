@@ -141,13 +141,13 @@ impl KernelState {
         self.tasks.get(number as usize)?.as_ref()
     }
 
-    /// Returns true for a task that could run and that its CPU does not run: it is ready, or is recorded as
-    /// running while its CPU runs something else.
+    /// Returns true for a task that could run and that its CPU does not run: it is ready, on an offline CPU
+    /// too, or is recorded as running while its online CPU runs something else.
     pub fn awaits_cpu(&self, number: u32, task: &KernelTask) -> bool {
-        let Some(cpu) = self.cpu(task.cpu).filter(|cpu| cpu.online) else { return false };
+        let Some(cpu) = self.cpu(task.cpu) else { return false };
         match task.state {
             TaskRunState::Ready => true,
-            TaskRunState::Running => cpu.task != Some(number),
+            TaskRunState::Running => cpu.online && cpu.task != Some(number),
             _ => false,
         }
     }

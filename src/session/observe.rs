@@ -14,8 +14,11 @@ use crate::kernel::Reading;
 use crate::targets::Target;
 
 /// Finds the hangs of a guest that was not watched, by the times that its kernel recorded.
+///
+/// The bounds are those of a run, for sleepers too: their wait is as long by the kernel's clock as by the
+/// detector's, and one look has no more right to blame a sleeper. A kernel's own patience goes before.
 pub fn find_recorded_hangs(target: &dyn Target, stopped: &StoppedGuest, at: Duration) -> Detection {
-    hang::judge_snapshot(&observation(target, stopped, at), &bounds_of_one_look())
+    hang::judge_snapshot(&observation(target, stopped, at), &Bounds::default())
 }
 
 /// Finds the hangs that one moment shows of a guest whose hang detection is disabled: neither the
@@ -30,13 +33,7 @@ pub fn find_hangs_without_clocks(
     if let Reading::Known(kernel) = &mut now.kernel {
         kernel.now_ns = None;
     }
-    hang::judge_snapshot(&now, &bounds_of_one_look())
-}
-
-/// Returns the bounds of a guest that is seen once: all parties have the bound of those that run, since there
-/// is no later look at which sleepers would be due. A kernel's own patience goes before.
-fn bounds_of_one_look() -> Bounds {
-    Bounds::new(Some(Bounds::DEFAULT))
+    hang::judge_snapshot(&now, &Bounds::default())
 }
 
 /// Returns the observation of a stopped guest.

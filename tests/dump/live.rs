@@ -14,6 +14,7 @@ use crate::common::*;
 use nmiscope::capture::note::CaptureNote;
 use nmiscope::elf_core::{Core, ElfCore};
 use nmiscope::targets::Dump;
+use nmiscope_report::{Certainty, Class};
 use serde_json::{Value, json};
 
 const IMAGE: &str = "guest.elf";
@@ -144,4 +145,27 @@ workloads! {
     qemus_mutex_deadlock_is_that_of_a_vm: "mutex-deadlock", 2, true;
     qemus_ipi_wait_is_that_of_a_vm: "ipi-wait", 3, false;
     qemus_null_deref_is_that_of_a_vm: "null-deref", 2, false;
+}
+
+/// Both tasks of the workload sleep. By the guest's clock one of them has for over 3 s, which would be a hang
+/// of a party that runs.
+#[test]
+#[ignore = "needs QEMU"]
+fn sleepers_in_a_dump_are_suspected_until_their_own_bound() {
+    let hang_in = |bytes: &[u8]| {
+        let hangs = report_of(bytes.to_vec(), None).ok()?.hangs;
+        hangs.into_iter().find(|hang| hang.class == Class::LockWait)
+    };
+    let is_old = |bytes: &[u8]| hang_in(bytes).is_some_and(|hang| hang.lasted_ms > 3000.0);
+    let dump = dump_of_qemu("sleeping-holder", 1, false, is_old);
+    let hang = hang_in(&dump).expect("a hang");
+    assert_eq!(
+        (&hang.blamed[..], &hang.victims[..]),
+        (&["sleeper".into()][..], &["waiter".into()][..])
+    );
+    let bound = match hang.certainty {
+        Certainty::Suspected { bound_ms, .. } => Some(bound_ms),
+        _ => None,
+    };
+    assert_eq!(bound, Some(120_000.0), "{hang:?}");
 }

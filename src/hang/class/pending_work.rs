@@ -9,6 +9,12 @@
 //! do so for any reason, and the work is not its own. Which task does the work the kernel does not say; a
 //! task that ran in an interval in which work was finished is taken for one that does.
 //!
+//! A livelock needs a CPU that is busy: it runs for at least half of the time for which its work waits. A
+//! task that sleeps between two looks at its device lets the CPU idle, and switches say that something
+//! happens, not that anything is wrong: the device is slow, until the bound of sleepers says otherwise. The
+//! host's clock decides, since it counts each of the vCPU's sleeps, of which a kernel's records have the last
+//! one only.
+//!
 //! Owns this rule; refuses to own ages (`ages`) and the search for parties (`known`, `unknown`). Called
 //! through the tables in `class`.
 
@@ -111,10 +117,11 @@ fn found_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let ages = guest.ages.cpu(cpu);
     let age = pending_for(ages);
     let age = Age { own: age.own.saturating_sub(guest.wait_credit(ages)), ..age };
-    let (busy, is_work) = (is_busy(ages, age), ages.work.own() >= ages.ready.own());
+    let (busy, active) = (is_busy(age), is_active(ages, age));
+    let is_work = ages.work.own() >= ages.ready.own();
     // An idle CPU with a task that has long been ready has a scheduler to blame, not a task that sleeps.
-    let may_sleep = is_work && (busy || ages.ready.own() < age.own / 2);
-    let sleepers = if may_sleep { sleepers_with_work(guest, cpu, busy, age) } else { Vec::new() };
+    let may_sleep = is_work && (active || ages.ready.own() < age.own / 2);
+    let sleepers = if may_sleep { sleepers_with_work(guest, cpu, active, age) } else { Vec::new() };
     let class = if busy && sleepers.is_empty() { Class::Livelock } else { Class::LostWakeup };
     let asleep = may_sleep && class == Class::LostWakeup;
     // Who has just been woken is not to be blamed for the time before: it slept, for which there is another bound.
@@ -143,18 +150,23 @@ fn hang_of(
     DetectedHang { asleep, ..hang }
 }
 
-/// Returns true if a CPU with pending work is busy: it runs most of the time, or switches between tasks.
-fn is_busy(ages: &CpuAges, age: Age) -> bool {
-    age.ran >= age.own / 2 || ages.switches.own() < age.own / 2
+/// Returns true if a CPU with pending work is busy: it runs for most of the time.
+fn is_busy(age: Age) -> bool {
+    age.ran >= age.own / 2
+}
+
+/// Returns true if a CPU with pending work is busy, or switches between tasks.
+fn is_active(ages: &CpuAges, age: Age) -> bool {
+    is_busy(age) || ages.switches.own() < age.own / 2
 }
 
 /// Returns the tasks of a CPU that have slept for at least half of the time for which its work has been
-/// pending: those that do its work, if they are known, or else all. On a busy CPU one of whose workers is
+/// pending: those that do its work, if they are known, or else all. On an active CPU one of whose workers is
 /// awake, a sleeping task that is no worker says nothing.
 fn sleepers_with_work<'a>(
     guest: &KnownGuest<'a>,
     cpu: u32,
-    busy: bool,
+    active: bool,
     pending: Age,
 ) -> Vec<(u32, &'a KernelTask)> {
     let slept = |number| guest.ages.task(number).own >= (pending.own / 2).max(SHORTEST_SLEEP);
@@ -163,7 +175,7 @@ fn sleepers_with_work<'a>(
     let sleepers: Vec<_> = tasks_of(guest, cpu).filter(sleeps).collect();
     if sleepers.iter().any(is_worker) {
         sleepers.into_iter().filter(is_worker).collect()
-    } else if busy && tasks_of(guest, cpu).any(|task| is_worker(&task)) {
+    } else if active && tasks_of(guest, cpu).any(|task| is_worker(&task)) {
         Vec::new()
     } else {
         sleepers
@@ -176,23 +188,26 @@ const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 /// Returns the hangs of tasks that a CPU does not run although they could.
 ///
 /// A task that is ready and in no queue is lost at once: the kernel's queue is shorter than the number of
-/// its ready tasks, or the task is recorded as running while its CPU runs another. One that waits in the
-/// queue has twice the bound: a turn of the main loop runs each queued task, lasts at most the bound, or
-/// else the CPU is locked up, and the task may have missed the present turn.
+/// its ready tasks, the task is recorded as running while its CPU runs another, or its CPU is offline, so
+/// that nothing looks at the queue. One that waits in the queue has twice the bound: a turn of the main loop
+/// runs each queued task, lasts at most the bound, or else the CPU is locked up, and the task may have missed
+/// the present turn.
 fn not_run_on(guest: &KnownGuest<'_>, cpu: u32) -> Vec<DetectedHang> {
     let (ages, Some(activity)) = (guest.ages.cpu(cpu), guest.kernel.cpu(cpu)) else {
         return Vec::new();
     };
     let is_ready = |task: &KernelTask| task.state == TaskRunState::Ready;
     let ready = tasks_of(guest, cpu).filter(|(_, task)| is_ready(task)).count();
-    let is_lost = |task: &KernelTask| !is_ready(task) || ready > activity.ready_tasks as usize;
+    let is_lost = |task: &KernelTask| {
+        !is_ready(task) || !activity.online || ready > activity.ready_tasks as usize
+    };
     let hang = |(number, task): (u32, &KernelTask)| {
         let age = guest.ages.not_run(number).own;
         // Without a turn of the main loop, or a switch, the CPU is to blame.
         let goes_on = ages.main_loop.own() < age / 2 && ages.ready.own() < age / 2;
         let own = if is_lost(task) { age } else { age / 2 };
-        let busy = ages.switches.own() < own / 2 || is_busy(ages, ages.switches.age);
-        let class = if busy { Class::Livelock } else { Class::LostWakeup };
+        let busy = ages.switches.own() < own / 2 || is_busy(ages.switches.age);
+        let class = if busy && activity.online { Class::Livelock } else { Class::LostWakeup };
         let is_due = goes_on && guest.bounds.is_half_due(class, own);
         is_due.then(|| hang_of(guest, class, false, own, Node::Task(number)))
     };

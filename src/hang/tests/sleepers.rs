@@ -156,6 +156,85 @@ fn a_task_that_gets_its_turn_does_not_hang() {
     assert_eq!(verdict, None);
 }
 
+/// Observes a worker with pending work that sleeps again and again, each time for less than an observation.
+/// Its CPU runs for `ran` of each interval, and is halted for the rest.
+fn watch_polling(ran: Duration) -> Option<(u32, DetectedHang)> {
+    let mut scene = Scene::new(1);
+    let worker = scene.task("poller", 0, TaskRunState::Blocked);
+    scene.task_waits(worker, WaitFor::Queue(0xcc));
+    scene.cpu(0).work_queued = 1;
+    let verdict = scene.watch_with(patient(), 50, |scene, poll| {
+        scene.pass(POLL, |_| ALL_MOVES);
+        scene.now.vcpus[0].times.as_mut().expect("times").run += ran;
+        let task = scene.kernel().tasks[worker as usize].as_mut().expect("a task");
+        task.switches += 10;
+        task.wait.as_mut().expect("a wait").since_ns = u64::from(poll);
+    });
+    let poll = verdict.as_ref().map(|(poll, _)| *poll)?;
+    Some((poll, only(verdict)))
+}
+
+#[test]
+fn a_worker_that_polls_a_slow_device_has_the_bound_of_sleepers() {
+    let (poll, hang) = watch_polling(POLL / 20).expect("a hang");
+    assert_eq!((poll, hang.class, hang.blamed), (40, Class::LostWakeup, cpus(&[0])));
+    assert!(hang.asleep);
+}
+
+#[test]
+fn a_worker_that_computes_between_short_sleeps_is_a_livelock() {
+    let (poll, hang) = watch_polling(POLL * 19 / 20).expect("a hang");
+    assert!(poll <= 12, "{poll}");
+    assert_eq!((hang.class, hang.blamed), (Class::Livelock, cpus(&[0])));
+}
+
+#[test]
+fn a_ready_task_of_an_offline_cpu_is_a_lost_wakeup() {
+    let mut scene = Scene::new(2);
+    let left = scene.task("left", 1, TaskRunState::Ready);
+    scene.cpu(1).ready_tasks = 1;
+    scene.cpu(1).online = false;
+    let verdict = scene.watch_with(patient(), 50, |scene, _| scene.pass(POLL, |_| ALL_MOVES));
+    let poll = verdict.as_ref().map(|(poll, _)| *poll);
+    let hang = only(verdict);
+    assert_eq!((poll, hang.class), (Some(10), Class::LostWakeup));
+    assert_eq!(hang.blamed, [Node::Task(left)]);
+}
+
+/// The kernel's clock is at 130 s. One task waits for a mutex since 125 s, another for a second one since 9
+/// s: with 120 s for a sleeper, the wait of 5 s is a suspicion and that of 121 s is a hang.
+#[test]
+fn sleepers_of_a_dump_have_the_bound_of_sleepers() {
+    const SECOND: u64 = 1_000_000_000;
+    for (since, certainty) in [
+        (
+            125,
+            HangCertainty::Suspected {
+                lasted: Duration::from_secs(5),
+                bound: Duration::from_secs(120),
+            },
+        ),
+        (9, HangCertainty::Likely),
+    ] {
+        let mut scene = Scene::new(1);
+        let holder = scene.task("holder", 0, TaskRunState::Blocked);
+        let waiter = scene.task("waiter", 0, TaskRunState::Blocked);
+        scene.lock(0xa0, LockKind::Mutex, Some(holder));
+        scene.task_waits(holder, WaitFor::Queue(0xcc));
+        scene.task_waits(waiter, WaitFor::Lock(0xa0));
+        scene.kernel().now_ns = Some(130 * SECOND);
+        scene.cpu(0).tick_ns = Some(130 * SECOND);
+        scene.cpu(0).main_loop_ns = Some(130 * SECOND);
+        for task in [holder, waiter] {
+            let task = scene.kernel().tasks[task as usize].as_mut().expect("a task");
+            task.wait.as_mut().expect("a wait").since_ns = since * SECOND;
+        }
+        let found = judge_snapshot(&scene.now, &Bounds::default()).hangs;
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert_eq!((found[0].class, &found[0].certainty), (Class::LockWait, &certainty));
+    }
+}
+
 /// A worker of a busy CPU sleeps for less than a sleeper may. It is awake in one observation before its work is
 /// done, or stays awake and does not do it.
 #[test]

@@ -81,7 +81,7 @@ fn run(guest: &Guest, hang_after: Option<Duration>) -> Cost {
         terminal_input: false,
         lost_by_second_signal: None,
         general_bound: None,
-        status_line: false,
+        text: None,
         debug: DebugSearch::in_directories(&[DEBUG_DIRECTORY.into()]),
         variables: false,
         core: None,

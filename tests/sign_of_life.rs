@@ -86,6 +86,20 @@ fn a_status_line_appears_on_a_terminal_and_leaves_nothing() {
 }
 
 #[test]
+fn a_guest_without_hang_detection_has_a_status_line() {
+    let run = |workload| {
+        let arguments = ["--hang-after", "0", "--stop-after", "5s", "--color=never"];
+        on_terminal(run_workload(workload, 2).args(arguments), exit::CLEAN)
+    };
+    let bytes = run("idle");
+    assert!(bytes.contains("2 of 2 vCPUs make progress, no detector"), "{bytes:?}");
+    // Time counts for a halted CPU, however little the host runs it.
+    let bytes = run("halt-irqs-off");
+    assert!(bytes.contains("1 of 2 vCPUs make progress, no detector"), "{bytes:?}");
+    assert!(!screen(&bytes).contains("no detector"), "{bytes:?}");
+}
+
+#[test]
 fn console_lines_stay_whole_beside_a_status_line() {
     let arguments = ["--stop-after", "3s", "--color=never", "--no-json"];
     let run = |workload| {

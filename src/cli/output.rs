@@ -15,6 +15,8 @@ use nmiscope_report::blocking::BlockingWriter;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::{Report, json, sanitize};
 
+#[cfg(feature = "kvm")]
+use crate::session::TextStream;
 use crate::status_line::{self, BesideStatus};
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
@@ -168,6 +170,16 @@ impl Text {
             _ if quiet => Self::Quiet,
             Some(destination) if destination.is_stdout() => Self::Stderr,
             _ => Self::Stdout,
+        }
+    }
+
+    /// Returns the stream of the text; `None` if it is dropped.
+    #[cfg(feature = "kvm")]
+    pub fn stream(self) -> Option<TextStream> {
+        match self {
+            Self::Stdout => Some(TextStream::Stdout),
+            Self::Stderr => Some(TextStream::Stderr),
+            Self::Quiet => None,
         }
     }
 

@@ -281,7 +281,9 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
     let core = core.transpose().map_err(BadRequest::from_error)?;
     let outputs = Outputs { arguments, destination, text };
     let unwritten = outputs.unwritten();
-    let options = RunOptions { core, ..options(arguments, stdout_is_data, unwritten.clone()) };
+    let stream = text.stream();
+    let options =
+        RunOptions { core, text: stream, ..options(arguments, stdout_is_data, unwritten.clone()) };
     let mut redaction = Redaction::new(arguments.redact);
     if redaction.is_on() {
         text.print(&text::redaction());
@@ -452,7 +454,7 @@ fn options(arguments: &RunArgs, stdout_is_data: bool, unwritten: Unwritten) -> R
         memory_bytes: arguments.memory,
         bounds: arguments.bounds(),
         general_bound: arguments.general_bound(),
-        status_line: !arguments.quiet,
+        text: None,
         policy: arguments.policy(),
         nmi_after: arguments.nmi_after,
         stop_after: arguments.stop_after,

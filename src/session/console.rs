@@ -6,7 +6,14 @@
 //!
 //! The tool's own text may go where the console goes. A [`ConsolePause`] orders the two: all output from
 //! before it is written first, an unfinished line is ended, and the console waits while the pause lasts.
-//! Called by `live`.
+//!
+//! Text for the console's own file, pipe or terminal ([`destination`]) waits for its reader without a limit:
+//! the text itself could not be written any sooner, so that the order costs no time and ends no run that
+//! would have gone on. All other waits have a limit, since nothing else would wait: text for another stream,
+//! whose reader may want that text first, and the end of a run whose text goes elsewhere or nowhere, as a
+//! farm's. The waits cannot become a deadlock: vCPUs do not wait for the session, the writer thread holds no
+//! lock while it writes to a stream that is no terminal, and the signals' thread, which ends the process at
+//! once on a second signal, waits for neither. Called by `live`.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,12 +24,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use nmiscope_report::blocking::BlockingWriter;
-use nmiscope_report::sanitize::TerminalFilter;
 
 use super::STACK;
 use crate::kernel::may_begin_panic;
-use crate::status_line::BesideStatus;
+
+mod destination;
+
+use destination::{Opened, Output, Shares};
 
 /// Destination of the guest's console output.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,30 +55,38 @@ const QUEUE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Longest time that an unfinished line waits for its end before it is written.
 const LINGER: Duration = Duration::from_millis(50);
-/// Longest time that a pause waits for the sink to take the output from before it.
+/// Longest time that the console's end, or a pause for text that goes elsewhere, waits for the sink to take
+/// the output from before it.
 pub const PAUSE: Duration = Duration::from_secs(1);
+
+/// Stream of this process that the tool's text goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextStream {
+    /// Standard output, the usual place.
+    Stdout,
+    /// Standard error: standard output holds data.
+    Stderr,
+}
 
 /// The session's handle to the guest's console.
 pub struct GuestConsole {
     shared: Arc<Shared>,
+    /// File that the console has for itself; `None` for another sink.
     file: Option<File>,
+    shares: Shares,
 }
 
 /// Handle that pauses the guest's console, for whoever prints where the console goes.
 #[derive(Clone)]
-pub struct ConsoleOrder(Arc<Shared>);
+pub struct ConsoleOrder {
+    shared: Arc<Shared>,
+    shares: Shares,
+}
 
 /// A pause of the console's output, which ends when it is dropped.
 pub struct ConsolePause(Arc<Shared>);
 
-/// Writer to the destination of the console.
-enum Output {
-    /// A stream that the tool's own text may share.
-    Terminal(TerminalFilter<Box<dyn Write + Send>>),
-    /// A file, which gets the guest's bytes only.
-    File(Box<dyn Write + Send>),
-}
-
+#[derive(Default)]
 struct Shared {
     state: Mutex<State>,
     /// Notified when the queue grows, when it is emptied, and when the console is closed.
@@ -80,6 +96,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     queue: Vec<u8>,
+    /// Number of bytes that the sink is being given, and may have taken in part.
+    in_flight: u64,
     /// True if the queue has no writer: there is no sink, or writing to it failed.
     has_no_sink: bool,
     /// True once the queue has been full for [`PATIENCE`]; vCPUs do not wait until there is room again.
@@ -121,33 +139,9 @@ impl GuestConsole {
     /// # Errors
     /// The file cannot be opened, or the writer thread cannot be started.
     pub fn open(sink: &Sink) -> anyhow::Result<Self> {
-        let mut file = None;
-        let output = match sink {
-            Sink::Stdout => {
-                let stream = BesideStatus::new(io::stdout());
-                Some(Output::stream(BlockingWriter::new(stream, rustix::stdio::stdout())))
-            }
-            Sink::Stderr => {
-                let stream = BesideStatus::new(io::stderr());
-                Some(Output::stream(BlockingWriter::new(stream, rustix::stdio::stderr())))
-            }
-            Sink::File(path) => {
-                let failed =
-                    || format!("failed to open {} for the guest's console", path.display());
-                let mut options = File::options();
-                let opened = options
-                    .write(true)
-                    .create(true)
-                    .truncate(false)
-                    .open(path)
-                    .with_context(failed)?;
-                file = Some(opened.try_clone().with_context(failed)?);
-                Some(Output::File(Box::new(opened)))
-            }
-            Sink::None => None,
-        };
+        let Opened { output, file, shares } = destination::open(sink)?;
         let state = State { has_no_sink: output.is_none(), ..State::default() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let shared = Arc::new(Shared { state: Mutex::new(state), ..Shared::default() });
         if let Some(output) = output {
             let shared = shared.clone();
             thread::Builder::new()
@@ -156,10 +150,10 @@ impl GuestConsole {
                 .spawn(move || shared.pass_on(output))
                 .context("failed to start a thread for the guest's console")?;
         }
-        Ok(Self { shared, file })
+        Ok(Self { shared, file, shares })
     }
 
-    /// Begins the console of a run: empties the sink if it is a file.
+    /// Begins the console of a run: empties the sink if it is a file of the console's own.
     pub fn start(&self) {
         if let Some(file) = &self.file {
             // A pipe or a device has no length to set.
@@ -192,15 +186,17 @@ impl GuestConsole {
 
     /// Returns a handle that pauses the console.
     pub fn order(&self) -> ConsoleOrder {
-        ConsoleOrder(self.shared.clone())
+        ConsoleOrder { shared: self.shared.clone(), shares: self.shares }
     }
 
-    /// Ends the console's output: waits until the sink has received all of it, for a second at most, and
-    /// ends an unfinished line. Later output, and output that the sink did not take, is dropped.
-    pub fn finish(&self) {
-        let _pause = self.order().pause();
+    /// Ends the console's output: waits until the sink has received all of it, and ends an unfinished line.
+    /// The wait lasts a second at most, unless the sink gets the text of `next` too. Later output, and output
+    /// that the sink did not take, is dropped.
+    pub fn finish(&self, next: Option<TextStream>) {
+        let is_shared = next.is_some_and(|stream| self.shares.is_with(stream));
+        let _pause = self.order().pause(Some(PAUSE).filter(|_| !is_shared));
         let mut state = self.shared.lock();
-        state.dropped += state.queue.len() as u64;
+        state.dropped += state.queue.len() as u64 + state.in_flight;
         state.queue.clear();
         state.has_no_sink = true;
         state.closed = true;
@@ -211,7 +207,8 @@ impl GuestConsole {
         self.shared.lock().failure.take()
     }
 
-    /// Returns the number of bytes that were dropped because the queue stayed full.
+    /// Returns the number of bytes that were dropped: the queue stayed full, or the sink had not taken them
+    /// at the end.
     pub fn dropped(&self) -> u64 {
         self.shared.lock().dropped
     }
@@ -282,9 +279,11 @@ impl Shared {
             }
             let bytes: Vec<u8> = state.queue.drain(..count).collect();
             state.is_in_line = bytes.last().map_or(state.is_in_line, |&byte| byte != b'\n');
+            state.in_flight = bytes.len() as u64;
             drop(state);
             let result = output.write(&bytes, pause.is_some());
             state = self.lock();
+            state.in_flight = 0;
             state.wrote(result, pause);
             self.changed.notify_all();
             if state.has_no_sink {
@@ -295,54 +294,35 @@ impl Shared {
     }
 }
 
-impl Output {
-    fn stream(stream: impl Write + Send + 'static) -> Self {
-        Self::Terminal(TerminalFilter::new(Box::new(stream)))
-    }
-
-    /// Returns true if the tool's own text may be in the same stream.
-    fn is_shared(&self) -> bool {
-        matches!(self, Self::Terminal(_))
-    }
-
-    /// Writes bytes, and ends the line if other text may follow.
-    fn write(&mut self, bytes: &[u8], text_follows: bool) -> io::Result<()> {
-        match self {
-            Self::File(file) => {
-                file.write_all(bytes)?;
-                file.flush()
-            }
-            Self::Terminal(stream) => {
-                stream.write_all(bytes)?;
-                if text_follows {
-                    stream.end_line()?;
-                }
-                stream.flush()
-            }
-        }
-    }
-}
-
 impl ConsoleOrder {
-    /// Pauses the console: waits until the sink has received all output so far, for a second at most, and
-    /// ends an unfinished line. There is one pause at a time.
-    pub fn pause(&self) -> ConsolePause {
-        let mut state = self.0.lock();
-        let until = Instant::now() + if state.late { Duration::ZERO } else { PAUSE };
+    /// Pauses the console for text to `stream`: waits until the sink has received all output so far, and ends
+    /// an unfinished line. The wait lasts a second at most if the text goes elsewhere. `None` where no order
+    /// is needed: the console has a file of its own. There is one pause at a time.
+    pub fn pause_for(&self, stream: TextStream) -> Option<ConsolePause> {
+        let is_shared = self.shares.is_with(stream);
+        let is_wanted = is_shared || self.shares.is_a_stream();
+        is_wanted.then(|| self.pause(Some(PAUSE).filter(|_| !is_shared)))
+    }
+
+    /// Pauses the console, and waits for the sink `for_at_most` that time; `None` is no limit.
+    fn pause(&self, for_at_most: Option<Duration>) -> ConsolePause {
+        let mut state = self.shared.lock();
+        let for_at_most = for_at_most.map(|time| if state.late { Duration::ZERO } else { time });
+        let until = for_at_most.map(|time| Instant::now() + time);
         state.pause = Pause::Wanted;
         state.pauses += 1;
         state.before_pause = state.queue.len();
-        self.0.changed.notify_all();
+        self.shared.changed.notify_all();
         while !state.has_no_sink && state.pause == Pause::Wanted {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(PAUSE, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 state.late = true;
                 break;
             }
-            state = self.0.wait(state, left);
+            state = self.shared.wait(state, left);
         }
         drop(state);
-        ConsolePause(self.0.clone())
+        ConsolePause(self.shared.clone())
     }
 }
 

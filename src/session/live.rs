@@ -2,45 +2,42 @@
 //!
 //! Owns the order of its steps and all their clocks. Refuses to own the contents of a capture
 //! (`capture`) and its place in the report (`record`). Called by the CLI.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `observed` | the running guest: signs of life, and the response to a verdict |
+//! | `backtrace` | the guest stopped, and its backtrace taken |
+//! | `ending` | the end of the VM and the console, within their deadlines |
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use nmiscope_machine::Outcome as VmOutcome;
-use nmiscope_report::{
-    CrashCause, Machine, Outcome, Report, SCHEMA_VERSION, Source, Tool, Trigger,
-};
-use nmiscope_symbolizer::SourceRoots;
+use nmiscope_report::{CrashCause, Machine, Outcome, Trigger};
 use nmiscope_vmm as vmm;
 use nmiscope_vmm::{Ports, Vm};
 
-use super::console::{self, GuestConsole};
+use super::console::GuestConsole;
 use super::guest::Guest;
-use super::observe;
 use super::options::{Ended, RunEvent, RunOptions};
-use super::origin::Origin;
 use super::piped_input::PipedInput;
-use super::record::{CorePriority, RunRecord};
+use super::record::RunRecord;
 use super::sign_of_life::SignsOfLife;
 use super::terminal::UserTerminal;
 use super::wake::{Inbox, Wake};
-use super::watch::{Observed, POLL, Watch};
-use crate::capture::store::UnfinishedCore;
-use crate::capture::{CaptureRequest, Sampling, StoppedGuest, Timeouts};
-use crate::diagnosis::{self, Resolver, milliseconds};
+use super::watch::{POLL, Watch};
+use crate::diagnosis::milliseconds;
 use crate::errors::BadRequest;
-use crate::hang::{Detection, Verdict};
-use crate::images::{self, Access, Files, source_roots};
-use crate::kernel::{
-    DOORBELLS, KernelSymbols, SYMBOLS_INCOMPLETE, WithVariables, bundled_vocabulary,
-};
+use crate::images::{self, Access, Files};
+use crate::kernel::{DOORBELLS, bundled_vocabulary};
 use crate::status_line::StatusLine;
-use crate::targets::Target;
 
-/// Time for the vCPU threads to end.
-const SHUTDOWN: Duration = Duration::from_secs(2);
+mod backtrace;
+mod ending;
+mod observed;
+
+pub use ending::longest_ending;
 
 /// Runs a VM with the image in `files` until the guest ends, `options` ends it, or a signal does.
 /// `started` is the time at which the program started.
@@ -86,10 +83,18 @@ pub fn run(
     // The listener may print where the console goes.
     let order = console.order();
     let mut listener = |event: RunEvent<'_>| {
-        let _pause = order.pause();
+        let _pause = event.stream(options.text).and_then(|stream| order.pause_for(stream));
         listener(event);
     };
-    let status = if options.status_line { StatusLine::on_stderr()? } else { None };
+    let status = match options.text {
+        Some(_) => StatusLine::on_stderr()?,
+        None => None,
+    };
+    let mut guest = Guest::new(files, options);
+    let watch = options.bounds.any().then(|| Watch::new(options.bounds.clone()));
+    // An unknown kernel would be stopped to be looked at, which nobody has asked for.
+    let may_look_on = watch.is_none() && status.is_some() && guest.is_known();
+    let onlooker = may_look_on.then(|| Watch::new(options.bounds.clone()));
     let piped = PipedInput::start(inbox.sender())?;
     let mut session = Session {
         signs: SignsOfLife::new(status),
@@ -100,9 +105,10 @@ pub fn run(
         started,
         ready_after: None,
         captured_at: None,
-        watch: options.bounds.any().then(|| Watch::new(options.bounds.clone())),
+        watch,
+        onlooker,
         record: RunRecord::new(&mut listener),
-        guest: Guest::new(files, options),
+        guest,
         options,
     };
     session.start();
@@ -110,18 +116,6 @@ pub fn run(
     let (report, core, console_failure) = session.finish(outcome);
     drop(input);
     Ok(Ended { report, core, console_failure, signals })
-}
-
-/// Returns the longest time from a run's time limit to the end of its process: a capture, the end of the
-/// vCPUs and of the console, and `writing` for the report and the core.
-pub fn longest_ending(vcpus: u32, writing: Duration) -> Duration {
-    // Of the end, the listener's last event, and the console's own.
-    const PAUSES: u32 = 3;
-    Timeouts::for_vcpus(vcpus).longest_capture()
-        + sampling_time(true)
-        + console::PAUSE * PAUSES
-        + SHUTDOWN
-        + writing
 }
 
 struct Session<'a> {
@@ -136,6 +130,8 @@ struct Session<'a> {
     captured_at: Option<SystemTime>,
     /// Watch over the running guest; `None` if detection of every class is disabled.
     watch: Option<Watch>,
+    /// Observer without conclusions, for the status line of a guest that is not watched.
+    onlooker: Option<Watch>,
     record: RunRecord<'a>,
     guest: Guest<'a>,
     options: &'a RunOptions,
@@ -233,7 +229,7 @@ impl Session<'_> {
         let after = at.saturating_duration_since(self.started);
         self.ready_after = Some(after);
         self.record.emit(RunEvent::Ready { machine: &machine(self.options), after });
-        if let Some(watch) = &mut self.watch {
+        for watch in self.watch.iter_mut().chain(&mut self.onlooker) {
             watch.set_ready();
         }
     }
@@ -254,24 +250,6 @@ impl Session<'_> {
         outcome
     }
 
-    /// Observes the running guest if it is time to, and stops and judges it if the detector is suspicious.
-    /// Returns an outcome if the run ends.
-    fn observe_guest(&mut self, elapsed: Duration) -> Option<Outcome> {
-        let watch = self.watch.as_mut()?;
-        let Observed { noticed, problem } = watch.observe(&self.vm, &mut self.guest, elapsed)?;
-        if let Some(reason) = problem {
-            self.record.warn(format!(
-                "hang detection waits for the kernel's structures, which were not found: {}",
-                crate::error_chain(&reason)
-            ));
-        }
-        for number in noticed.ended {
-            self.record.resolved(number, elapsed);
-        }
-        self.show_signs_of_life(elapsed);
-        if noticed.suspicious { self.stop_and_judge(elapsed) } else { None }
-    }
-
     /// Passes standard input to a guest that listens: a known kernel does once it is ready, of another one
     /// nothing is known.
     fn deliver_input(&mut self) {
@@ -280,215 +258,9 @@ impl Session<'_> {
         }
     }
 
-    /// Shows the detector's view of the guest where it is due, and notes a bound that replaces a given one.
-    fn show_signs_of_life(&mut self, elapsed: Duration) {
-        let Some(watch) = self.watch.as_ref().filter(|_| self.signs.is_due(elapsed)) else {
-            return;
-        };
-        let Some(outlook) = watch.outlook() else { return };
-        self.signs.show(&outlook, elapsed);
-        let note = self.signs.note(&outlook, watch.bounds(), self.options.general_bound);
-        if let Some(note) = note {
-            self.record.emit(RunEvent::Note(&note));
-        }
-    }
-
-    /// Stops the guest and judges it. Resumes it if nothing is wrong, or if the policy says so; otherwise
-    /// returns the outcome that ends the run.
-    fn stop_and_judge(&mut self, elapsed: Duration) -> Option<Outcome> {
-        let stopped = self.stop();
-        let verdict = self.watch.as_mut()?.judge(&self.vm, &stopped, elapsed);
-        match verdict {
-            None => {
-                self.resume();
-                None
-            }
-            Some(Verdict::Hangs(found)) => {
-                self.capture_stopped(stopped, elapsed, Trigger::Hang, Some(*found));
-                if self.options.policy.kill {
-                    return Some(Outcome::Hang);
-                }
-                self.resume();
-                None
-            }
-            Some(Verdict::Starved(starved)) => {
-                let outcome = Outcome::Starved {
-                    cpus: starved.cpus,
-                    wall_ms: milliseconds(starved.wall),
-                    ran_ms: milliseconds(starved.ran),
-                };
-                self.record.emit(RunEvent::Outcome(&outcome));
-                self.capture_stopped(stopped, elapsed, Trigger::Starved, None);
-                Some(outcome)
-            }
-            Some(Verdict::Panicked(cpu)) => {
-                let outcome = Outcome::Panic { cpu, message: self.panic_message() };
-                self.record.emit(RunEvent::Outcome(&outcome));
-                self.capture_stopped(stopped, elapsed, Trigger::GuestEnded, None);
-                Some(outcome)
-            }
-        }
-    }
-
     fn panic_message(&mut self) -> Option<String> {
         self.guest.vocabulary().panic_message(&self.console.panic_lines())
     }
-
-    fn stop(&mut self) -> StoppedGuest {
-        let mut bounds = Timeouts::for_vcpus(self.options.vcpus);
-        bounds.handlers = self.options.nmi_timeout.unwrap_or(bounds.handlers);
-        let known = self.watch.as_ref().and_then(Watch::places);
-        StoppedGuest::stop(&mut self.vm, self.guest.examine().0, known, bounds)
-    }
-
-    /// Stops the guest and takes its backtrace. The guest stays stopped.
-    fn stop_and_capture(&mut self, trigger: Trigger) {
-        let asked = self.started.elapsed();
-        let stopped = self.stop();
-        let found = self.find_hangs_now(&stopped, asked, &trigger);
-        self.capture_stopped(stopped, asked, trigger, found);
-    }
-
-    /// Finds the hangs of a stopped guest at a backtrace on request, including those whose bounds have not
-    /// passed. `None` for another trigger: a guest that has ended has no hangs.
-    fn find_hangs_now(
-        &mut self,
-        stopped: &StoppedGuest,
-        at: Duration,
-        trigger: &Trigger,
-    ) -> Option<Detection> {
-        match trigger {
-            Trigger::Signal { .. } | Trigger::Timer | Trigger::TimeLimit => {}
-            _ => return None,
-        }
-        match &mut self.watch {
-            Some(watch) => watch.find_hangs(&self.vm, stopped, at),
-            None => Some(observe::find_hangs_without_clocks(&self.vm, stopped, at)),
-        }
-    }
-
-    /// Takes the backtrace of a stopped guest, and reports it with the hangs that were `found`. `at` is
-    /// the time of the trigger since the start.
-    fn capture_stopped(
-        &mut self,
-        stopped: StoppedGuest,
-        at: Duration,
-        trigger: Trigger,
-        found: Option<Detection>,
-    ) {
-        let Self { vm, guest, watch, record, options, started, captured_at, .. } = self;
-        let is_verdict = trigger == Trigger::Hang;
-        let place = record.place_for(is_verdict, options.policy);
-        if place.is_some() {
-            *captured_at = Some(SystemTime::now());
-        }
-        let (kernel, files) = guest.examine();
-        let image = files.parse().ok();
-        let symbols = kernel.symbols(image.as_ref().map(|image| image as &dyn KernelSymbols));
-        let wanted_variables = image.as_ref().filter(|_| options.variables);
-        let with_variables = wanted_variables.map(WithVariables::new);
-        let unwound_by = match &with_variables {
-            Some(Ok(with_variables)) => Some(with_variables as &dyn KernelSymbols),
-            _ => symbols,
-        };
-        let priority = CorePriority::from_trigger(&trigger);
-        let mut still = watch.as_mut().map(|watch| {
-            |target: &mut dyn Target| watch.cpus_to_sample(target, kernel, *started, is_verdict)
-        });
-        let request = CaptureRequest {
-            // A vCPU that the host does not run would not answer its NMI.
-            nmis: place.is_some() && trigger != Trigger::Starved,
-            trigger,
-            at,
-            found,
-            symbols: unwound_by,
-            core: options
-                .core
-                .as_ref()
-                .filter(|_| place.is_some() && record.has_room_for(priority)),
-            sampling: still
-                .as_mut()
-                .map(|recheck| Sampling { time_limit: sampling_time(is_verdict), recheck }),
-        };
-        let (capture, core) = stopped.capture(vm, request);
-        let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
-        let resolver = resolver.with_vocabulary(kernel.vocabulary());
-        let diagnosis = diagnosis::diagnose(&capture, place, &resolver);
-        let is_budget_spent = resolver.symbols().is_some_and(KernelSymbols::is_budget_spent);
-        if let Some(core) = core {
-            record.keep(priority, core, capture);
-        }
-        record.add(diagnosis, is_verdict, place.is_some());
-        // All backtraces are of the same image, and have the same reasons.
-        if is_budget_spent {
-            record.warn_once(SYMBOLS_INCOMPLETE.into());
-        }
-        if let Some(Err(reason)) = &with_variables {
-            record.warn_once(reason.to_string());
-        }
-    }
-
-    /// Resumes a stopped guest, and its hang detection.
-    fn resume(&mut self) {
-        self.vm.resume();
-        if let Some(watch) = &mut self.watch {
-            watch.resumed(self.started.elapsed());
-        }
-    }
-
-    /// Ends the VM and the console. Returns the report, the core without it, and the error of the console's
-    /// sink.
-    fn finish(mut self, outcome: Outcome) -> (Report, Option<UnfinishedCore>, Option<io::Error>) {
-        self.signs = SignsOfLife::new(None);
-        self.record.emit(RunEvent::Stopping { exits: self.vm.exit_counts() });
-        // A failure is a warning: the threads end with the process, and the report is complete.
-        if let Err(error) = self.vm.shutdown(SHUTDOWN) {
-            self.record.warn(format!("failed to {}", crate::error_chain(&error)));
-        }
-        self.console.finish();
-        let console_failure = self.console.take_failure();
-        if let Some(error) = &console_failure {
-            self.record.warn(format!("the guest's console could not be written: {error}"));
-        }
-        if self.console.dropped() > 0 {
-            let dropped = self.console.dropped();
-            self.record
-                .warn(format!("{dropped} bytes of the guest's console were not read in time"));
-        }
-        let origin = Origin::here(self.captured_at.unwrap_or_else(SystemTime::now));
-        let report = Report {
-            schema_version: SCHEMA_VERSION,
-            summary: String::new(),
-            redacted: false,
-            source: Source::Live,
-            captured_at: origin.captured_at,
-            host: origin.host,
-            tool: Tool {
-                name: env!("CARGO_PKG_NAME").into(),
-                version: env!("CARGO_PKG_VERSION").into(),
-            },
-            image: self.guest.report(),
-            machine: machine(self.options),
-            ready_after_ms: self.ready_after.map(milliseconds),
-            outcome,
-            hangs: Vec::new(),
-            backtraces: Vec::new(),
-            warnings: Vec::new(),
-            console_tail: self.console.tail(),
-            visit: None,
-        };
-        for remark in self.options.debug.notes.texts() {
-            self.record.warn_once(remark);
-        }
-        let (report, core) = self.record.finish(report);
-        (report, core, console_failure)
-    }
-}
-
-/// Returns the longest time for sampling, which a host with few cores for many vCPUs may need. A backtrace
-/// on request gets less: its user is waiting.
-fn sampling_time(is_verdict: bool) -> Duration {
-    Duration::from_millis(if is_verdict { 250 } else { 100 })
 }
 
 fn machine(options: &RunOptions) -> Machine {

@@ -53,7 +53,7 @@ mod wake;
 mod watch;
 
 #[cfg(feature = "kvm")]
-pub use console::Sink;
+pub use console::{Sink, TextStream};
 #[cfg(feature = "kvm")]
 pub use live::{longest_ending, run};
 #[cfg(feature = "kvm")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nmiscope_report::{Backtrace, Hang, Machine, Outcome, Report};
 use nmiscope_vmm as vmm;
 
-use super::console::Sink;
+use super::console::{Sink, TextStream};
 use super::wake::SignalWatch;
 use crate::capture::store::{CoreDestination, UnfinishedCore};
 use crate::hang;
@@ -31,8 +31,8 @@ pub struct RunOptions {
     pub bounds: hang::Bounds,
     /// General bound that the user gave, which some classes do not have; `None` for the default.
     pub general_bound: Option<GeneralBound>,
-    /// True to show a status line on a terminal.
-    pub status_line: bool,
+    /// Stream of the texts of events; `None` for a quiet run, which has warnings alone and no status line.
+    pub text: Option<TextStream>,
     /// Response to a hang of the guest.
     pub policy: Policy,
     /// Time of a backtrace on request, since the start; `None` for no such backtrace.
@@ -127,4 +127,17 @@ pub enum RunEvent<'a> {
         /// Number of VM exits, by their reason.
         exits: vmm::ExitCounts,
     },
+}
+
+impl RunEvent<'_> {
+    /// Returns the stream that the event's text goes to, where that of most is `text`; `None` for no text.
+    pub fn stream(&self, text: Option<TextStream>) -> Option<TextStream> {
+        match self {
+            Self::Warning(_) => Some(TextStream::Stderr),
+            // Remarks are for people, and a quiet run has none.
+            Self::Note(_) => text.map(|_| TextStream::Stderr),
+            Self::Stopping { .. } => None,
+            _ => text,
+        }
+    }
 }

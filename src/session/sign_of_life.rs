@@ -46,7 +46,20 @@ impl SignsOfLife {
 
     /// Returns true if something is to be shown `at` that time since the start.
     pub fn is_due(&self, at: Duration) -> bool {
-        at >= self.next_trace || (self.status.is_some() && at >= self.next_status)
+        at >= self.next_trace || self.is_status_due(at)
+    }
+
+    /// Returns true if the status line is to be drawn `at` that time since the start.
+    pub fn is_status_due(&self, at: Duration) -> bool {
+        self.status.is_some() && at >= self.next_status
+    }
+
+    /// Shows that a guest without hang detection is alive, `at` that time since the start: its view, if its
+    /// kernel is known.
+    pub fn show_unwatched(&mut self, vcpus: u32, outlook: Option<&Outlook>, at: Duration) {
+        let Some(status) = &self.status else { return };
+        self.next_status = at + INTERVAL;
+        status.show(format!("{}: {}", seconds(at), view_unwatched(vcpus, outlook)));
     }
 
     /// Shows the view of a moment, `at` that time since the start.
@@ -114,13 +127,24 @@ fn is_of_sleepers(bounds: &Bounds, class: Class, bound: Duration) -> bool {
         && Some(bound) == bounds.get_for(class, true)
 }
 
-/// Describes a view in words, with `label` before a suspicion.
-fn view(outlook: &Outlook, label: &str) -> String {
+/// Describes in words a guest without hang detection, of which there is a view if its kernel is known.
+fn view_unwatched(vcpus: u32, outlook: Option<&Outlook>) -> String {
+    let progress = outlook.map_or_else(|| plural(vcpus.into(), "vCPU"), progress);
+    format!("{progress}, no detector")
+}
+
+/// Describes the vCPUs' progress in words.
+fn progress(outlook: &Outlook) -> String {
     let vcpus = plural(outlook.vcpus as u64, "vCPU");
-    let progress = match outlook.progressing {
+    match outlook.progressing {
         None => format!("{vcpus}, not ready yet"),
         Some(count) => format!("{count} of {vcpus} make progress"),
-    };
+    }
+}
+
+/// Describes a view in words, with `label` before a suspicion.
+fn view(outlook: &Outlook, label: &str) -> String {
+    let progress = progress(outlook);
     match &outlook.oldest {
         None => progress,
         Some(suspicion) => format!("{progress}, {label}{}", describe(suspicion)),
@@ -171,6 +195,16 @@ mod tests {
             "3 of 4 vCPUs make progress, suspected: hard-lockup for 1.0 s of 2.0 s: cpu2"
         );
         assert_eq!(view(&Outlook { vcpus: 2, ..Outlook::default() }, ""), "2 vCPUs, not ready yet");
+    }
+
+    #[test]
+    fn a_guest_without_detection_is_described_without_suspicions() {
+        let seen = outlook(Class::HardLockup, 9, 2);
+        let known = view_unwatched(4, Some(&seen));
+        assert_eq!(known, "3 of 4 vCPUs make progress, no detector");
+        let boots = Outlook { vcpus: 1, ..Outlook::default() };
+        assert_eq!(view_unwatched(1, Some(&boots)), "1 vCPU, not ready yet, no detector");
+        assert_eq!(view_unwatched(2, None), "2 vCPUs, no detector");
     }
 
     #[test]

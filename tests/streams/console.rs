@@ -2,10 +2,17 @@
 //! text has lines of its own.
 
 use std::fs::File;
+use std::io::{PipeReader, Read as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
+use nmiscope_report::Outcome;
+
+use super::signals::end_by_later_signals;
 use crate::common::*;
 use crate::foreign_guest::assemble_with;
 
@@ -72,4 +79,107 @@ fn text_does_not_split_the_lines_of_a_running_guest() {
     for line in finished.stdout.lines().filter(|line| line.contains("] cpu")) {
         assert!(line.starts_with("[ ") && times(line) == 1, "{line:?} in\n{}", finished.stdout);
     }
+}
+
+/// Starts a run with both streams in one pipe, whose reader is returned.
+fn start_into_pipe(mut invocation: Invocation) -> (Running, PipeReader) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    invocation.command.stdout(writer.try_clone().expect("a descriptor")).stderr(writer);
+    (invocation.start(), reader)
+}
+
+/// The pipe holds less than the guest prints, and its reader is later than any pause of the console.
+#[test]
+#[ignore = "needs gcc"]
+fn report_comes_after_the_console_however_late_the_reader() {
+    let console = format!(
+        "first line\n{}last words\n",
+        "one of very many lines of the same text\n".repeat(4000)
+    );
+    for (defined, code, text) in [
+        (&["LINES=4000", "FAULT"][..], exit::CRASH, "crash: cpu0: triple fault"),
+        (&["LINES=4000"], exit::HANG, "hang: dead-halt, cpu0"),
+    ] {
+        let (_folder, image) = last_words(defined);
+        // By another name it is the same pipe.
+        for serial in ["stdout", "/dev/stdout"] {
+            let invocation = run(&image).args(["--serial", serial]);
+            let (running, mut reader) = start_into_pipe(invocation);
+            sleep(Duration::from_secs(3));
+            let mut all = String::new();
+            reader.read_to_string(&mut all).expect("text");
+            running.wait().expect_code(code);
+            let at = all.find(text).unwrap_or_else(|| panic!("no {text:?} in {all}"));
+            // An unknown kernel is warned of at the start.
+            let before = all[..at].split_once("first line").map(|(_, after)| after);
+            assert_eq!(before.map(|after| format!("first line{after}")), Some(console.clone()));
+        }
+    }
+}
+
+/// The shell has appended to a file, and the console is to go there too.
+#[test]
+#[ignore = "needs gcc"]
+fn console_in_the_file_of_the_text_overwrites_nothing() {
+    let (_folder, image) = last_words(&["FAULT"]);
+    let mut invocation = run(&image).args(["--serial", "both"]).with_file("both", b"earlier\n");
+    let path = invocation.directory.path().join("both");
+    let both = File::options().append(true).open(path).expect("a file");
+    invocation.command.stdout(both);
+    let text = invocation.run().expect_code(exit::CRASH).text_of("both");
+    let expected = "earlier\nfirst line\nlast words\ncrash: cpu0: triple fault";
+    assert!(text.starts_with(expected), "{text}");
+}
+
+/// Gives a program a pipe without room for its standard output, and returns the pipe's reader.
+fn full_pipe(invocation: &mut Invocation) -> PipeReader {
+    let (reader, mut writer) = std::io::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("a non-blocking pipe");
+    while writer.write(&[b'\n'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("a blocking pipe");
+    invocation.command.stdout(writer);
+    reader
+}
+
+/// Returns the names of the threads of a process, by the directory of its tasks.
+fn names_of_threads(tasks: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(tasks).expect("a process").flatten();
+    let names = tasks.map(|task| std::fs::read_to_string(task.path().join("comm")));
+    names.map(Result::unwrap_or_default).collect()
+}
+
+#[test]
+fn later_signal_ends_a_run_at_once_whose_reader_has_stopped() {
+    let mut invocation = run_workload("heavy-printk", 1).args(["--hang-after", "0"]);
+    let _reader = full_pipe(&mut invocation);
+    let running = invocation.start();
+    // The handlers are there before the thread that listens for signals.
+    let threads = format!("/proc/{}/task", running.child.id());
+    let listens = |thread: &str| thread.trim_end() == "signals";
+    while !names_of_threads(&threads).iter().any(|thread| listens(thread)) {
+        sleep(Duration::from_millis(10));
+    }
+    let finished = end_by_later_signals(running);
+    assert_eq!(finished.status.signal(), Some(15), "{}", finished.all());
+    let message =
+        "error: ended at once by SIGTERM; lost: the last backtrace, the report report.json\n";
+    assert!(finished.stderr.ends_with(message), "{}", finished.all());
+}
+
+/// A quiet run prints no text that could wait, as in a script that reads the console afterwards.
+#[test]
+fn quiet_run_ends_without_a_reader() {
+    let mut invocation = run_workload("heavy-printk", 1).args([
+        "--quiet",
+        "--time-limit",
+        "2s",
+        "--hang-after",
+        "0",
+    ]);
+    let _reader = full_pipe(&mut invocation);
+    let finished = invocation.run().expect_code(exit::GUEST_FAILED);
+    let report = finished.report();
+    assert!(matches!(report.outcome, Outcome::TimedOut { .. }), "{report:?}");
+    let is_loss = |warning: &String| warning.ends_with("console were not read in time");
+    assert!(report.warnings.iter().any(is_loss), "{:?}", report.warnings);
 }

@@ -36,7 +36,7 @@ fn slow_to_end() -> Running {
 }
 
 /// Sends SIGTERM again and again, each too late to be one with the last, until the process has ended.
-fn end_by_later_signals(running: Running) -> Finished {
+pub fn end_by_later_signals(running: Running) -> Finished {
     let process = pidfd_open(running.pid(), PidfdFlags::empty()).expect("it runs");
     let sender = std::thread::spawn(move || {
         while pidfd_send_signal(&process, Signal::TERM).is_ok() {

@@ -40,8 +40,14 @@ fn a_file_sink_gets_every_byte_unchanged() {
     let path = folder.path().join("console");
     let console = GuestConsole::open(&Sink::File(path.clone())).unwrap();
     console.writer().write_all(b"\x1b[1mraw\r\nend").unwrap();
-    console.finish();
+    console.finish(None);
     assert_eq!(std::fs::read(path).unwrap(), b"\x1b[1mraw\r\nend");
+}
+
+/// Console whose sink is standard output, which no other stream is.
+fn console_of(shared: &Arc<Shared>) -> GuestConsole {
+    let shares = Shares { stdout: true, stderr: false };
+    GuestConsole { shared: shared.clone(), file: None, shares }
 }
 
 /// Console on a stream that keeps what it gets.
@@ -57,9 +63,9 @@ fn console_on_a_stream() -> (GuestConsole, Arc<Mutex<Vec<u8>>>) {
         }
     }
     let kept = Arc::<Mutex<Vec<u8>>>::default();
-    let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-    let (console, stream) = (GuestConsole { shared: shared.clone(), file: None }, kept.clone());
-    thread::spawn(move || shared.pass_on(Output::stream(Kept(stream))));
+    let shared = Arc::new(Shared::default());
+    let (console, stream) = (console_of(&shared), kept.clone());
+    thread::spawn(move || shared.pass_on(Output::text(Kept(stream))));
     (console, kept)
 }
 
@@ -70,13 +76,13 @@ fn text_in_a_pause_has_lines_of_its_own_between_the_guests() {
     let mut expected = Vec::new();
     for round in 0..5 {
         write!(guest, "whole\nbefore {round}").unwrap();
-        let pause = console.order().pause();
+        let pause = console.order().pause_for(TextStream::Stdout);
         write!(guest, "after").unwrap();
         stream.lock().unwrap().extend_from_slice(b"text\n");
         drop(pause);
         write!(expected, "whole\nbefore {round}\ntext\nafter").unwrap();
     }
-    console.finish();
+    console.finish(None);
     writeln!(expected).unwrap();
     assert_eq!(
         String::from_utf8_lossy(&stream.lock().unwrap()),
@@ -93,7 +99,7 @@ fn text_does_not_split_the_line_of_a_running_guest() {
     let order = console.order();
     let printer = thread::spawn(move || {
         for _ in 0..50 {
-            let pause = order.pause();
+            let pause = order.pause_for(TextStream::Stdout);
             stream.lock().unwrap().extend_from_slice(b"text\n");
             drop(pause);
         }
@@ -105,7 +111,7 @@ fn text_does_not_split_the_line_of_a_running_guest() {
         }
     }
     let stream = printer.join().unwrap();
-    console.finish();
+    console.finish(None);
     let stream = String::from_utf8(stream.lock().unwrap().clone()).unwrap();
     assert_eq!(stream.lines().filter(|line| *line == "text").count(), 50);
     let split = stream.lines().find(|line| !["text", "a line of the guest"].contains(line));
@@ -116,7 +122,7 @@ fn text_does_not_split_the_line_of_a_running_guest() {
 fn output_after_the_end_is_dropped() {
     let (console, stream) = console_on_a_stream();
     console.writer().write_all(b"end").unwrap();
-    console.finish();
+    console.finish(None);
     console.writer().write_all(b"late").unwrap();
     drop(console);
     assert_eq!(*stream.lock().unwrap(), b"end\n");
@@ -126,7 +132,7 @@ fn output_after_the_end_is_dropped() {
 fn a_sink_that_fails_is_reported() {
     let console = GuestConsole::open(&Sink::File("/dev/full".into())).unwrap();
     console.writer().write_all(b"lost").unwrap();
-    console.finish();
+    console.finish(None);
     let error = console.take_failure().expect("a device without room");
     assert_eq!(error.kind(), io::ErrorKind::StorageFull);
 }
@@ -134,8 +140,8 @@ fn a_sink_that_fails_is_reported() {
 #[test]
 fn a_stopped_reader_costs_bytes_and_does_not_stop_the_guest() {
     let (_reader, writer) = io::pipe().unwrap();
-    let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
-    let console = GuestConsole { shared: shared.clone(), file: None };
+    let shared = Arc::new(Shared::default());
+    let console = console_of(&shared);
     thread::spawn(move || shared.pass_on(Output::File(Box::new(writer))));
     let started = Instant::now();
     let mut guest = console.writer();
@@ -143,6 +149,59 @@ fn a_stopped_reader_costs_bytes_and_does_not_stop_the_guest() {
         guest.write_all(&[b'x'; 1024]).unwrap();
     }
     assert!(console.dropped() > 0);
-    console.finish();
+    console.finish(None);
     assert!(started.elapsed() < Duration::from_secs(60), "every wait has a bound");
+}
+
+/// Console on a pipe, the pipe's ends, and a console's output that is more than the pipe holds.
+fn console_on_a_pipe() -> (GuestConsole, io::PipeReader, io::PipeWriter, Vec<u8>) {
+    let (reader, writer) = io::pipe().unwrap();
+    let shared = Arc::new(Shared::default());
+    let (console, sink) = (console_of(&shared), writer.try_clone().unwrap());
+    thread::spawn(move || shared.pass_on(Output::text(sink)));
+    let output: String = (0..10_000).map(|line| format!("line {line} of the guest\n")).collect();
+    assert!(output.len() > 2 * 65_536);
+    (console, reader, writer, output.into_bytes())
+}
+
+#[test]
+fn text_for_the_consoles_own_stream_waits_for_a_late_reader() {
+    let (console, mut reader, mut text, output) = console_on_a_pipe();
+    let session = thread::spawn(move || {
+        let mut guest = console.writer();
+        guest.write_all(&output).unwrap();
+        guest.write_all(b"unfinished").unwrap();
+        let pause = console.order().pause_for(TextStream::Stdout);
+        text.write_all(b"hang: the text\n").unwrap();
+        drop(pause);
+        guest.write_all(b"the end").unwrap();
+        console.finish(Some(TextStream::Stdout));
+        text.write_all(b"the outcome\n").unwrap();
+        (output, console.dropped())
+    });
+    thread::sleep(3 * PAUSE);
+    let mut all = Vec::new();
+    io::Read::read_to_end(&mut reader, &mut all).unwrap();
+    let (mut expected, dropped) = session.join().unwrap();
+    expected.extend_from_slice(b"unfinished\nhang: the text\nthe end\nthe outcome\n");
+    assert!(all == expected, "{}", String::from_utf8_lossy(&all[all.len() - 400..]));
+    assert_eq!(dropped, 0);
+}
+
+/// A reader may want the other stream first, and a run without text has nothing to wait for.
+#[test]
+fn text_for_another_stream_does_not_wait_for_the_consoles_reader() {
+    let (console, _reader, _text, output) = console_on_a_pipe();
+    console.writer().write_all(&output).unwrap();
+    drop(console.order().pause_for(TextStream::Stderr));
+    console.finish(None);
+    assert!(console.dropped() > 0);
+}
+
+#[test]
+fn text_does_not_wait_for_a_console_in_its_own_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let console = GuestConsole::open(&Sink::File(folder.path().join("console"))).unwrap();
+    assert!(console.order().pause_for(TextStream::Stdout).is_none());
+    assert!(console.order().pause_for(TextStream::Stderr).is_none());
 }

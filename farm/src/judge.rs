@@ -64,6 +64,13 @@ impl Judgement {
         Self { status: Status::Pass, reason: None }
     }
 
+    /// Adds the error of a process that has left a report, and could not write another file.
+    fn with_lost_file(self, error: Option<&str>) -> Self {
+        let reasons: Vec<&str> = self.reason.as_deref().into_iter().chain(error).collect();
+        let reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        Self { reason, ..self }
+    }
+
     /// Judgement of any status, with its reason.
     pub fn because(status: Status, reason: impl Into<String>) -> Self {
         Self { status, reason: Some(reason.into()) }
@@ -105,10 +112,11 @@ pub fn judge(vm: &SuiteVm, output: &ProcessOutput<'_>) -> Judgement {
             return Judgement::because(Status::Broken, reason);
         }
     };
-    match by_outcome(vm, report) {
+    let judgement = match by_outcome(vm, report) {
         Judgement { status: Status::Pass, .. } => by_console(&vm.console, output.console),
         other => other,
-    }
+    };
+    judgement.with_lost_file(output.error)
 }
 
 fn by_outcome(vm: &SuiteVm, report: &Report) -> Judgement {
@@ -362,6 +370,7 @@ mod tests {
             judge(&vm(Expectation::Pass), &output)
         };
         let good = ended(Outcome::Exit { code: 0 });
+        let bad = ended(Outcome::Exit { code: 1 });
         let rows = [
             (ProcessEnd::Signal(9), Ok(&good), None, Status::Broken, "killed by SIGKILL"),
             (ProcessEnd::Overdue, Ok(&good), None, Status::Broken, "was killed"),
@@ -372,6 +381,21 @@ mod tests {
                 Some("no /dev/kvm"),
                 Status::Broken,
                 "code 2 and without a report: no /dev/kvm",
+            ),
+            // The guest's verdict stands where only its core is lost.
+            (
+                ProcessEnd::Code(0),
+                Ok(&good),
+                Some("failed to write hang.core: no space"),
+                Status::Pass,
+                "failed to write hang.core: no space",
+            ),
+            (
+                ProcessEnd::Code(1),
+                Ok(&bad),
+                Some("failed to write hang.core: no space"),
+                Status::Fail,
+                "it left with code 1; failed to write hang.core: no space",
             ),
         ];
         for (end, report, error, status, reason) in rows {

@@ -94,18 +94,13 @@ impl Destination {
         let failed = || format!("failed to write {}", path.display());
         let mut file = atomic_file::temporary(target).with_context(failed)?;
         file.write_all(bytes).with_context(failed)?;
-        let (named, kept) = place(&mut file, target).with_context(failed)?;
-        let written = match named {
-            None => path.clone(),
-            Some(number) => numbered(path, number),
-        };
-        Ok(Placed { written: Some(written), kept: kept.map(|number| numbered(path, number)) })
+        persist_and_keep(file, path, target).with_context(failed)
     }
 
     /// Returns true if [`Destination::write_and_keep`] has a number left.
     pub fn can_keep_existing(&self) -> bool {
         match self {
-            Self::File { target, .. } => !(target.exists() && numbered(target, MOST_KEPT).exists()),
+            Self::File { target, .. } => can_keep_existing(target),
             _ => true,
         }
     }
@@ -143,6 +138,22 @@ fn numbered(path: &Path, number: u32) -> PathBuf {
         name.push(extension);
     }
     path.with_file_name(name)
+}
+
+/// Returns true if [`persist_and_keep`] has a number left for an existing file of that name.
+pub fn can_keep_existing(target: &Path) -> bool {
+    !(target.exists() && numbered(target, MOST_KEPT).exists())
+}
+
+/// Gives a whole file the name `target`, and keeps an existing one as [`Destination::write_and_keep`] does.
+/// The paths that are returned are made of `path`, the name as it was given.
+///
+/// # Errors
+/// The contents cannot be written to the disk, or [`MOST_KEPT`] numbers are taken.
+pub fn persist_and_keep(mut file: PendingFile, path: &Path, target: &Path) -> io::Result<Placed> {
+    let (named, kept) = place(&mut file, target)?;
+    let written = named.map_or_else(|| path.into(), |number| numbered(path, number));
+    Ok(Placed { written: Some(written), kept: kept.map(|number| numbered(path, number)) })
 }
 
 /// Paths of a file that was written, and of one that was kept.

@@ -12,6 +12,7 @@ use nmiscope_machine::{
 };
 use nmiscope_report::Report;
 use nmiscope_report::atomic_file::{self, PendingFile};
+use nmiscope_report::destination::{self, MOST_KEPT, Placed};
 
 use super::Capture;
 use super::host_stack::UnwoundStack;
@@ -49,6 +50,7 @@ const PAGE: u64 = 4096;
 pub struct CoreDestination {
     path: PathBuf,
     size: CoreSize,
+    keeps_existing: bool,
 }
 
 impl CoreDestination {
@@ -58,7 +60,22 @@ impl CoreDestination {
     /// The path cannot be written to.
     pub fn open(path: &Path, size: CoreSize) -> anyhow::Result<Self> {
         check_path(path)?;
-        Ok(Self { path: path.into(), size })
+        Ok(Self { path: path.into(), size, keeps_existing: false })
+    }
+
+    /// Keeps an existing file of the core's name under a number, as [`destination::persist_and_keep`] does.
+    /// Without it the core replaces that file.
+    ///
+    /// # Errors
+    /// All numbers are taken.
+    pub fn keeping_existing(self) -> anyhow::Result<Self> {
+        let target = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
+        ensure!(
+            destination::can_keep_existing(&target),
+            "{} and {MOST_KEPT} earlier ones exist: remove some, or name another file with --core",
+            self.path.display()
+        );
+        Ok(Self { keeps_existing: true, ..self })
     }
 
     /// Returns true for a core of all of the guest's memory.
@@ -104,7 +121,8 @@ impl CoreDestination {
             segments = written.segments,
             "took the guest's memory"
         );
-        Ok(PendingCore { file, target: path, path: self.path.clone(), note })
+        let (given, keeps_existing) = (self.path.clone(), self.keeps_existing);
+        Ok(PendingCore { file, target: path, path: given, keeps_existing, note })
     }
 }
 
@@ -247,6 +265,7 @@ pub struct PendingCore {
     file: PendingFile,
     target: PathBuf,
     path: PathBuf,
+    keeps_existing: bool,
     note: NotePlace,
 }
 
@@ -255,12 +274,7 @@ impl PendingCore {
     ///
     /// # Errors
     /// The file could not be written.
-    pub fn finish(
-        self,
-        report: &Report,
-        index: usize,
-        capture: Capture,
-    ) -> anyhow::Result<PathBuf> {
+    pub fn finish(self, report: &Report, index: usize, capture: Capture) -> anyhow::Result<Placed> {
         let failed = || format!("failed to write {}", self.path.display());
         ensure!(index < report.backtraces.len(), "a core without its backtrace");
         let mut note = CaptureNote::new(report.clone(), index, capture);
@@ -270,8 +284,12 @@ impl PendingCore {
             bytes = serde_json::to_vec(&note).with_context(failed)?;
         }
         self.note.write(self.file.as_file(), &bytes).with_context(failed)?;
+        if self.keeps_existing {
+            let placed = destination::persist_and_keep(self.file, &self.path, &self.target);
+            return placed.with_context(failed);
+        }
         atomic_file::persist(self.file, &self.target).with_context(failed)?;
-        Ok(self.path)
+        Ok(Placed { written: Some(self.path), kept: None })
     }
 }
 
@@ -291,11 +309,12 @@ impl UnfinishedCore {
         Self { pending, backtrace }
     }
 
-    /// Adds the report, and gives the core its name. Returns the path as it was given.
+    /// Adds the report, and gives the core its name. Returns the paths of the core, and of an earlier file of
+    /// its name that was kept.
     ///
     /// # Errors
     /// The core could not be written, now or when the guest was captured.
-    pub fn finish(self, report: &Report) -> anyhow::Result<PathBuf> {
+    pub fn finish(self, report: &Report) -> anyhow::Result<Placed> {
         let (core, capture) = self.pending?;
         core.finish(report, self.backtrace, capture)
     }

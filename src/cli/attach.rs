@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{ArgGroup, Args, ValueHint};
 use nmiscope_qemu::{FindError, ProcessError, QemuError, QmpError, hold};
-use nmiscope_report::destination::Destination;
+use nmiscope_report::destination::{Destination, Placed};
 use nmiscope_report::redact::{Pseudonyms, Redact as _};
 use nmiscope_report::text::{self, Detail};
 use nmiscope_report::units::parse_duration;
@@ -138,7 +138,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     let written = destination.map_or(Ok(()), |destination| text.write(&report, &destination));
     unwritten.written(REPORT);
     let core = core.map(|core| core.finish(&report)).transpose();
-    if let Ok(Some(core)) = &core {
+    if let Ok(Some(Placed { written: Some(core), .. })) = &core {
         let image = arguments.image.first().cloned();
         let image = image.or_else(|| report.image.path.as_ref().map(PathBuf::from));
         let image = image.as_deref().map_or(CoreImage::Unknown, CoreImage::File);

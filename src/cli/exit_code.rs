@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nmiscope_farm::event::Status;
+use nmiscope_report::destination::Placed;
 use nmiscope_report::{Hang, Outcome, Report};
 #[cfg(feature = "kvm")]
 use nmiscope_vmm as vmm;
@@ -63,7 +63,7 @@ pub fn for_report(report: &Report) -> Code {
 
 /// Returns the exit code of a run or visit whose core may have failed, and prints that error. A verdict
 /// takes precedence over it.
-pub fn with_core(code: Code, core: anyhow::Result<Option<PathBuf>>) -> Code {
+pub fn with_core(code: Code, core: anyhow::Result<Option<Placed>>) -> Code {
     match core {
         Ok(_) => code,
         Err(error) => {

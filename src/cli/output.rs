@@ -197,6 +197,13 @@ impl Text {
         self.print(&format!("wrote {}\n", sanitize::line(&path.display().to_string())));
     }
 
+    /// Prints the name that an earlier file has now, which another was to replace.
+    #[cfg(feature = "kvm")]
+    pub fn kept(self, name: &str, kept: &Path) {
+        let kept = sanitize::line(&kept.display().to_string());
+        self.print(&format!("kept the earlier {name} as {kept}\n"));
+    }
+
     /// Prints text. An error does not end the run; that of standard output decides on the exit code.
     pub fn print(self, text: &str) {
         let _output = status_line::erase();

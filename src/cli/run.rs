@@ -13,7 +13,7 @@ use nmiscope_report::destination::{Destination, MOST_KEPT, Placed};
 use nmiscope_report::hang_after::{BoundScope, HangAfter};
 use nmiscope_report::text::Detail;
 use nmiscope_report::units::{parse_duration, parse_size};
-use nmiscope_report::{Outcome, Report, json, sanitize, text};
+use nmiscope_report::{Outcome, Report, json, text};
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use super::exit_code::{self, Code};
@@ -207,9 +207,8 @@ impl RunArgs {
 
     /// Returns the path of the core; `None` if none was requested.
     pub fn core_file(&self) -> Option<&Path> {
-        const DEFAULT: &str = "nmiscope.core";
         let of_policy = self.hang_policy.contains(&HangPolicy::Core);
-        self.core.as_deref().or_else(|| of_policy.then(|| Path::new(DEFAULT)))
+        self.core.as_deref().or_else(|| of_policy.then(|| Path::new(DEFAULT_CORE)))
     }
 
     /// Returns true if the policy asks both to end the run and to let the guest run on.
@@ -246,6 +245,9 @@ fn parse_sink(text: &str) -> Result<Sink, NoSink> {
 /// File of the report without `--json`, in the working directory.
 const DEFAULT_JSON: &str = "postmortem.json";
 
+/// File of the core without `--core`, in the working directory.
+const DEFAULT_CORE: &str = "nmiscope.core";
+
 /// Runs a VM to the end of its session. `started` is the time at which the program started.
 pub fn run(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::Result<Code> {
     let Some(farm) = arguments.die_with else { return run_guest(arguments, detail, started) };
@@ -277,7 +279,12 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
         files.check_code(path).map_err(BadRequest::from_error)?;
     }
     let core = arguments.core_file();
-    let core = core.map(|path| CoreDestination::open(path, arguments.core_size));
+    let open = |path| {
+        let core = CoreDestination::open(path, arguments.core_size)?;
+        // A name that the user chose is the user's to reuse.
+        if arguments.core.is_some() { Ok(core) } else { core.keeping_existing() }
+    };
+    let core = core.map(open);
     let core = core.transpose().map_err(BadRequest::from_error)?;
     let outputs = Outputs { arguments, destination, text };
     let unwritten = outputs.unwritten();
@@ -362,10 +369,17 @@ impl Outputs<'_> {
         let written = self.write_report(report);
         self.report_name().inspect(|name| unwritten.written(name));
         let core = core.map(|core| core.finish(report)).transpose();
-        if let Ok(Some(path)) = &core {
+        if let Ok(Some(Placed { written: Some(path), kept })) = &core {
+            if let Some(kept) = kept {
+                self.text.kept(DEFAULT_CORE, kept);
+            }
             let image = self.arguments.image.as_deref();
             let image = image.map_or(output::CoreImage::Bundled, output::CoreImage::File);
             self.text.print(&output::wrote_core(path, image));
+        }
+        if let (Err(error), Ok(()), Some(_)) = (&core, &written, self.arguments.die_with) {
+            // The error is in this process's own file too, which is on the same disk.
+            line::send_error(&format!("{error:#}"));
         }
         self.core_name().inspect(|name| unwritten.written(name));
         let code = exit_code::with_core(exit_code::for_report(report), core);
@@ -382,8 +396,7 @@ impl Outputs<'_> {
         let Placed { written, kept } =
             destination.write_and_keep(json::text(report)?.as_bytes())?;
         if let Some(kept) = kept {
-            let kept = sanitize::line(&kept.display().to_string());
-            self.text.print(&format!("kept the earlier {DEFAULT_JSON} as {kept}\n"));
+            self.text.kept(DEFAULT_JSON, &kept);
         }
         if let Some(written) = written {
             self.text.wrote(&written);

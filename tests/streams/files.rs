@@ -95,6 +95,16 @@ fn farm_under_a_limit_keeps_its_reports() {
     }
 }
 
+/// Prepares a shell's script whose mounts nobody else sees.
+fn in_own_mounts(script: &str) -> Invocation {
+    let mut unshare = vec!["--mount"];
+    if !geteuid().is_root() {
+        unshare.push("--map-root-user");
+    }
+    unshare.extend(["sh", "-c", script, "sh"]);
+    program(Command::new("unshare"), unshare)
+}
+
 /// The disk has room for the farm's own files and not for the VM's: its process cannot write down why.
 #[test]
 fn farm_names_the_full_disk_of_a_vm() {
@@ -108,12 +118,7 @@ fn farm_names_the_full_disk_of_a_vm() {
          exit $code",
         out = site.path("results"),
     );
-    let mut unshare = vec!["--mount"];
-    if !geteuid().is_root() {
-        unshare.push("--map-root-user");
-    }
-    unshare.extend(["sh", "-c", &script, "sh"]);
-    let farm = program(Command::new("unshare"), unshare)
+    let farm = in_own_mounts(&script)
         .arg(binary())
         .args(["farm", &site.path("suite.toml")])
         .run()
@@ -121,6 +126,30 @@ fn farm_names_the_full_disk_of_a_vm() {
     let reason = "without a report: failed to write report.json: No space left on device";
     assert!(farm.stdout.contains(reason), "{}", farm.all());
     assert_eq!(farm.stderr.trim(), "0", "the VM's own file is empty: {}", farm.all());
+}
+
+/// The disk has room for the report and not for the core.
+#[test]
+fn farm_names_the_full_disk_of_a_lost_core() {
+    let site = Site::new(
+        "[[vm]]\nname = 'hang'\nworkload = 'spin-irqs-off'\ncpus = 1\nhang-after = '300ms'\n",
+    );
+    let script = format!(
+        "mkdir {out} && mount -t tmpfs -o size=96k none {out} || exit 99\n\
+         \"$@\" --out {out}; code=$?\n\
+         ls {out}/vms/hang/1.1 >&2\n\
+         exit $code",
+        out = site.path("results"),
+    );
+    let farm = in_own_mounts(&script)
+        .arg(binary())
+        .args(["farm", &site.path("suite.toml")])
+        .run()
+        .expect_code(exit::HANG);
+    let files: Vec<&str> = farm.stderr.lines().collect();
+    assert!(files.contains(&"report.json") && !files.contains(&"hang.core"), "{}", farm.all());
+    assert!(farm.stdout.contains("failed to write hang.core: "), "{}", farm.all());
+    assert!(farm.stdout.contains("No space left on device"), "{}", farm.all());
 }
 
 #[test]
@@ -191,6 +220,30 @@ fn earlier_postmortem_is_kept_under_a_number() {
     for name in names {
         parse_report(&read(name));
     }
+}
+
+/// The core of a policy has a default name, as the report has. A name that the user gave is the user's to
+/// reuse.
+#[test]
+fn earlier_core_by_default_name_is_kept_under_a_number() {
+    require_kvm();
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = |arguments: &[&str]| {
+        let mut invocation = nmiscope(HANG).arg("--no-json").args(arguments);
+        invocation.command.current_dir(&directory);
+        invocation.run().expect_code(exit::HANG)
+    };
+    let policy = ["--hang-policy", "core,kill"];
+    let read = |name: &str| std::fs::read(directory.path().join(name)).expect("a file");
+    assert!(!run(&policy).stdout.contains("kept"), "there was no earlier one");
+    let first = read("nmiscope.core");
+    let second = run(&policy);
+    let kept = "kept the earlier nmiscope.core as nmiscope.1.core\nwrote nmiscope.core, ";
+    assert!(second.stdout.contains(kept), "{}", second.all());
+    assert!(read("nmiscope.1.core") == first);
+    let named = run(&["--core", "nmiscope.core"]);
+    assert!(!named.stdout.contains("kept"), "{}", named.all());
+    assert_eq!(files(directory.path()), ["nmiscope.1.core", "nmiscope.core"]);
 }
 
 /// The NMI handlers of 128 vCPUs that share a host's cores get half a minute, which the farm waits for. A kernel

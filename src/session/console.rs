@@ -55,6 +55,9 @@ const QUEUE_BYTES: usize = 1 << 20;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Longest time that an unfinished line waits for its end before it is written.
 const LINGER: Duration = Duration::from_millis(50);
+/// Longest time that text waits for the end of the line that a running guest writes. It is longer than a
+/// prompt may take to show: a busy host runs a vCPU again only after tenths of a second.
+const LINE_END: Duration = Duration::from_millis(500);
 /// Longest time that the console's end, or a pause for text that goes elsewhere, waits for the sink to take
 /// the output from before it.
 pub const PAUSE: Duration = Duration::from_secs(1);
@@ -236,13 +239,13 @@ impl Shared {
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Waits up to [`LINGER`] for the end of the line that a running guest writes, and returns the number of
+    /// Waits up to [`LINE_END`] for the end of the line that a running guest writes, and returns the number of
     /// bytes to write before the pause: to the end of that line, or all.
     fn bytes_before_pause<'a>(
         &self,
         mut state: MutexGuard<'a, State>,
     ) -> (MutexGuard<'a, State>, usize) {
-        let until = Instant::now() + LINGER;
+        let until = Instant::now() + LINE_END;
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if let Some(bytes) = state.end_of_line() {

@@ -173,7 +173,8 @@ impl<'data> Image<'data> {
     /// True if a question about this image was not answered, or not in full, for want of work or memory: see
     /// [`Missing::BudgetSpent`].
     pub fn is_budget_spent(&self) -> bool {
-        self.debug.as_ref().is_some_and(DebugInfo::is_budget_spent)
+        self.symbols.is_budget_spent()
+            || self.debug.as_ref().is_some_and(DebugInfo::is_budget_spent)
     }
 
     /// True if the image or its debug file has a symbol table.

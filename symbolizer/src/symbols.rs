@@ -169,6 +169,12 @@ impl<'data> Symbols<'data> {
         found
     }
 
+    /// True if a lookup by name may have missed a symbol for want of work or memory.
+    pub(crate) fn is_budget_spent(&self) -> bool {
+        self.by_name.get().is_some_and(NameIndex::is_budget_spent)
+            || self.more.as_ref().is_some_and(|more| more.is_budget_spent())
+    }
+
     /// The name of a symbol as the table has it.
     pub(crate) fn name(&self, index: u32) -> Option<Cow<'data, str>> {
         string_at(

@@ -16,8 +16,10 @@ const MAX_NAMESAKES: usize = 1024;
 const MAX_READ: usize = 1 << 30;
 /// The cost of demangling a byte, in bytes that are only read.
 const MANGLED: usize = 8;
-/// Bytes of other spellings that are kept.
+/// Bytes of memory that other spellings may take. A short name unfolds to 4 KiB of them.
 const MAX_SPELLED: usize = 128 << 20;
+/// Bytes of memory that a spelling takes beside its text: its place in the map and the list of its symbols.
+const SPELLING: usize = 96;
 /// Prefixes of symbols that kernels leave out of kallsyms (`is_ignored_symbol()` in scripts/kallsyms.c, 6.1
 /// and 6.12, and `is_mapping_symbol()` for modules), so that they do not end the symbol before them.
 const NOT_IN_KALLSYMS: [&str; 10] = [
@@ -42,32 +44,52 @@ pub(super) struct NameIndex {
     spellings: HashMap<String, Vec<u32>>,
     /// Addresses of symbols, sorted and without duplicates.
     starts: Vec<u64>,
+    /// True if names or other spellings are missing for want of work or memory.
+    is_budget_spent: bool,
 }
 
 impl NameIndex {
     pub(super) fn new(symbols: &Symbols<'_>) -> Self {
         let mut index = Self::default();
         // Names may overlap in the table, so that a small file has a lot of them.
-        let (mut left_to_read, mut left_to_spell) = (MAX_READ, MAX_SPELLED);
+        let mut left_to_read = MAX_READ;
+        // `None` once other spellings have spent their budget: no further name is demangled.
+        let mut left_to_spell = Some(MAX_SPELLED);
         for (symbol, address) in symbols.places() {
             let Some(name) = symbols.name(symbol) else { continue };
-            let cost = name.len() * if is_mangled(&name) { MANGLED } else { 1 };
-            let Some(left) = left_to_read.checked_sub(cost) else { break };
+            let is_demangled = is_mangled(&name) && left_to_spell.is_some();
+            let cost = name.len() * if is_demangled { MANGLED } else { 1 };
+            let Some(left) = left_to_read.checked_sub(cost) else {
+                index.is_budget_spent = true;
+                break;
+            };
             left_to_read = left;
             index.exact.push((hash(&name), symbol));
-            for spelling in spellings(&name) {
-                let Some(left) = left_to_spell.checked_sub(spelling.len()) else { break };
-                left_to_spell = left;
-                index.spellings.entry(spelling).or_default().push(symbol);
-            }
+            left_to_spell = left_to_spell.and_then(|left| index.spell(&name, symbol, left));
             if !NOT_IN_KALLSYMS.iter().any(|prefix| name.starts_with(prefix)) {
                 index.starts.push(address);
             }
         }
+        index.is_budget_spent |= left_to_spell.is_none();
         index.exact.sort_unstable();
         index.starts.sort_unstable();
         index.starts.dedup();
         index
+    }
+
+    /// Adds the other spellings of a symbol's name. Returns the memory that is left of `left` bytes; `None` if
+    /// it is too little.
+    fn spell(&mut self, name: &str, symbol: u32, mut left: usize) -> Option<usize> {
+        for spelling in spellings(name) {
+            left = left.checked_sub(SPELLING + spelling.len())?;
+            self.spellings.entry(spelling).or_default().push(symbol);
+        }
+        Some(left)
+    }
+
+    /// True if names or other spellings are missing for want of work or memory.
+    pub(super) fn is_budget_spent(&self) -> bool {
+        self.is_budget_spent
     }
 
     pub(super) fn find<'data>(

@@ -174,13 +174,13 @@ impl Finder {
         is_it: &dyn Fn(&[u8]) -> bool,
         expected: &str,
         lost: &str,
-    ) -> Option<Bytes> {
+    ) -> Option<Found> {
         let mut mismatches = Vec::new();
         let found = self.first(self.named(name, base), is_it, &mut mismatches);
         if found.is_none() {
             self.explain(&name.to_string_lossy(), &mismatches, expected, lost);
         }
-        found.map(|found| found.bytes)
+        found
     }
 
     fn by_build_id(&self, id: &[u8]) -> Option<Found> {

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use nmiscope_symbolizer::{SharedBytes, SplitFiles, SplitSearch, SplitUnit};
@@ -27,6 +27,8 @@ pub struct SplitStore {
     finder: Finder,
     /// Bytes of files by DWO ID and name; `None` for a file that was not found.
     opened: RefCell<HashMap<(u64, String), Option<Kept>>>,
+    /// Bytes of the open files by path: a file with several units is kept once.
+    by_path: RefCell<HashMap<PathBuf, Kept>>,
     bytes: Cell<u64>,
     mismatches: Cell<u64>,
     /// The budget for looking into files, those of other builds included.
@@ -48,6 +50,7 @@ impl SplitStore {
         Self {
             finder,
             opened: RefCell::default(),
+            by_path: RefCell::default(),
             bytes: Cell::new(0),
             mismatches: Cell::new(0),
             search: SplitSearch::default(),
@@ -56,14 +59,16 @@ impl SplitStore {
 
     fn find(&self, unit: &SplitUnit) -> Option<SharedBytes> {
         let expected = format!("its DWO ID is not {:016x}", unit.id);
-        let bytes = self.finder.by_name(
+        let found = self.finder.by_name(
             Path::new(&unit.name),
             unit.directory.as_deref().map(Path::new),
             &|bytes| self.matches(unit, bytes),
             &expected,
             "the inlined calls and variables of its code",
         )?;
-        Some(Rc::new(bytes))
+        let mut by_path = self.by_path.borrow_mut();
+        let kept = by_path.entry(found.path).or_insert_with(|| Kept(Rc::new(found.bytes)));
+        Some(Rc::clone(&kept.0))
     }
 
     fn matches(&self, unit: &SplitUnit, bytes: &[u8]) -> bool {

@@ -4,7 +4,9 @@
 //! the GNU extension of DWARF 4. Refuses to open files: the caller of this crate gives a package, or a
 //! [`SplitFiles`]. Called by [`DebugInfo`](super::DebugInfo). Files are hostile, like the image.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -41,6 +43,11 @@ const MATCH_WORK: u64 = 1 << 16;
 /// Bytes that a file which matches gives back at most: the entries of a large C++ source file. A lookup takes
 /// them off the image's own budget when it reads the file.
 const MATCH_BYTES: u64 = 16 << 20;
+/// Bytes that a file which matches gives back for each of its own: ten times what compilers' sections expand to
+/// at most. A file that expands more could be looked into without end.
+const MATCH_EXPANSION: u64 = 100;
+/// Bytes at the start of a file by which, with its length, it is recognised.
+const FINGERPRINT: usize = 4096;
 /// Sections of a package that are read, its index last.
 const PACKAGED: [SectionId; 9] = [
     SectionId::DebugAbbrev,
@@ -86,12 +93,15 @@ impl SplitUnit {
 }
 
 /// A search for the files of an image's split units, with a budget of work and memory for all candidates. A
-/// file that matches gives back what a usual one costs, so that only others spend the budget.
+/// file that matches gives back what a usual one costs, once, so that only others spend the budget: a file that
+/// has the units of many DWO IDs is no usual one.
 #[derive(Debug)]
 pub struct SplitSearch {
     work: Work,
     inflation: InflationBudget,
     is_spent: Cell<bool>,
+    /// Lengths and hashes of the files that have given back what they cost.
+    matched: RefCell<HashSet<(usize, u64)>>,
 }
 
 impl Default for SplitSearch {
@@ -100,6 +110,7 @@ impl Default for SplitSearch {
             work: Work::limited(SEARCH_WORK),
             inflation: InflationBudget::limited(SEARCH_BYTES),
             is_spent: Cell::new(false),
+            matched: RefCell::default(),
         }
     }
 }
@@ -114,9 +125,10 @@ impl SplitSearch {
         let found = SplitFile::find(file, &self.inflation)
             .map(|found| unit_in(file, &found, DwoId(unit.id), &self.work));
         let is_it = matches!(found, Some(Ok(Some(_))));
-        if is_it {
+        if is_it && self.matched.borrow_mut().insert(fingerprint(file)) {
+            let usual = MATCH_BYTES.min(file.len() as u64 * MATCH_EXPANSION);
             self.work.give_back((work - self.work.left()).min(MATCH_WORK));
-            self.inflation.give_back((bytes - self.inflation.left()).min(MATCH_BYTES));
+            self.inflation.give_back((bytes - self.inflation.left()).min(usual));
         }
         self.is_spent.set(matches!(found, Some(Err(DwarfError::BudgetSpent { .. }))));
         is_it
@@ -128,11 +140,18 @@ impl SplitSearch {
     }
 }
 
+/// The length of a file, and a hash of its start.
+fn fingerprint(file: &[u8]) -> (usize, u64) {
+    let mut hasher = DefaultHasher::new();
+    file[..file.len().min(FINGERPRINT)].hash(&mut hasher);
+    (file.len(), hasher.finish())
+}
+
 /// The place of a split unit, with the caches for reading it.
 #[derive(Debug)]
 struct Place {
     /// The file that has the unit; `None` for the package.
-    file: Option<SplitFile>,
+    file: Option<Rc<SplitFile>>,
     /// Offset of the unit's header in its `.debug_info.dwo`.
     offset: usize,
     index: UnitIndex,
@@ -145,6 +164,9 @@ pub(super) struct SplitUnits<'data> {
     /// Memory for the compressed sections of all files.
     inflation: InflationBudget,
     is_spent: Cell<bool>,
+    /// Open files by the addresses of their bytes, which they own: a file with several units, and one whose
+    /// unit a question could not afford to look for, is decompressed once.
+    open: RefCell<HashMap<*const u8, Rc<SplitFile>>>,
     /// Places by the number of the skeleton unit, made when the first of them is needed.
     places: OnceCell<Vec<OnceCell<Option<Box<Place>>>>>,
 }
@@ -156,6 +178,7 @@ impl<'data> SplitUnits<'data> {
             files,
             inflation: InflationBudget::for_file(usize::MAX),
             is_spent: Cell::new(false),
+            open: RefCell::default(),
             places: OnceCell::new(),
         }
     }
@@ -236,14 +259,26 @@ impl<'data> SplitUnits<'data> {
         let (Some(unit), Some(files)) = (request(dwarf, skeleton, id)?, self.files) else {
             return Ok(None);
         };
-        let Some(bytes) = files.open(&unit) else { return Ok(None) };
-        let file = (*bytes).as_ref();
-        let Some(sections) = SplitFile::find(file, &self.inflation) else { return Ok(None) };
-        let Some(offset) = unless_broken(unit_in(file, &sections, id, dwarf.work()))? else {
+        let Some(file) = files.open(&unit).and_then(|bytes| self.file(bytes)) else {
             return Ok(None);
         };
-        let file = Some(SplitFile { bytes, sections });
-        Ok(Some(Place { file, offset, index: UnitIndex::default() }))
+        let offset = unit_in((*file.bytes).as_ref(), &file.sections, id, dwarf.work());
+        let Some(offset) = unless_broken(offset)? else { return Ok(None) };
+        Ok(Some(Place { file: Some(file), offset, index: UnitIndex::default() }))
+    }
+
+    /// The file with these bytes, which is kept. `None` if it is no object file.
+    fn file(&self, bytes: SharedBytes) -> Option<Rc<SplitFile>> {
+        let address = (*bytes).as_ref().as_ptr();
+        let mut open = self.open.borrow_mut();
+        // A file without bytes shares its address with others.
+        if let Some(file) = open.get(&address).filter(|file| Rc::ptr_eq(&file.bytes, &bytes)) {
+            return Some(Rc::clone(file));
+        }
+        let sections = SplitFile::find((*bytes).as_ref(), &self.inflation)?;
+        let file = Rc::new(SplitFile { bytes, sections });
+        open.insert(address, Rc::clone(&file));
+        Some(file)
     }
 }
 

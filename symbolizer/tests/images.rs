@@ -76,10 +76,29 @@ fn with_aranges_only_the_units_that_are_needed_are_read() {
     // Another unit may have this one: only all units together show it.
     let elsewhere = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x300)));
     assert!(matches!(elsewhere.missing, Some(Missing::Malformed(_))), "{elsewhere:?}");
-    let bytes = broken_behind_the_unit([]);
-    let image = Image::parse(&bytes).expect("an image");
-    let resolved = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x140)));
-    assert!(matches!(resolved.missing, Some(Missing::Malformed(_))), "{resolved:?}");
+}
+
+#[test]
+fn a_broken_unit_is_reported_where_it_may_have_had_the_answer() {
+    // The header of a unit whose abbreviation table lies nowhere, and a header that breaks off.
+    let without_table = vec![8, 0, 0, 0, 4, 0, 0xff, 0xff, 0xff, 0, 8, 1];
+    let with_unit_before = |unit: &[u8]| {
+        let mut sections = debug_sections(5);
+        let info = sections.iter_mut().find(|(name, _)| *name == ".debug_info").expect("a section");
+        info.1 = [unit, &info.1].concat();
+        elf::elf(&sections, &SYMBOLS, Compression::None)
+    };
+    for bytes in [broken_behind_the_unit([]), with_unit_before(&without_table)] {
+        let image = Image::parse(&bytes).expect("an image");
+        check_inlined_frames(&image);
+        let elsewhere = image.frames(ProgramCounter::Interrupted(VirtualAddress(TEXT + 0x300)));
+        assert!(matches!(elsewhere.missing, Some(Missing::Malformed(_))), "{elsewhere:?}");
+        assert_eq!(elsewhere.frames[0].function.as_deref(), Some("after"), "by its symbol");
+        let types = Types::new(&image).expect("debug information");
+        assert_eq!(types.variable("printk::LOG").expect("a variable").address().0, DATA);
+        let error = types.variable("nowhere").expect_err("in no unit");
+        assert!(matches!(error, TypeError::Malformed(_)), "{error:?}");
+    }
 }
 
 #[test]

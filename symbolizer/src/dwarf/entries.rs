@@ -310,10 +310,12 @@ pub(crate) fn cost_of_reading(entry: &gimli::Abbreviation) -> u64 {
     1 + entry.attributes().len() as u64
 }
 
-/// Measures an abbreviation table in bytes, since gimli does not report its length.
-pub(crate) fn abbreviations_length(table: Slice<'_>) -> gimli::Result<u64> {
+/// Measures an abbreviation table, since gimli does not report its size: its bytes and its declarations.
+pub(crate) fn measure_abbreviations(table: Slice<'_>) -> gimli::Result<(u64, u64)> {
     let mut rest = table;
+    let mut declarations = 0;
     while rest.read_uleb128()? != 0 {
+        declarations += 1;
         rest.skip_leb128()?;
         rest.read_u8()?;
         loop {
@@ -327,5 +329,5 @@ pub(crate) fn abbreviations_length(table: Slice<'_>) -> gimli::Result<u64> {
             }
         }
     }
-    Ok((table.len() - rest.len()) as u64)
+    Ok(((table.len() - rest.len()) as u64, declarations))
 }

@@ -46,6 +46,7 @@ pub use split::{SharedBytes, SplitFiles, SplitSearch, SplitUnit};
 use supplementary::Supplementary;
 use tables::{TableCache, UnitTables};
 use units::UnitIndex;
+pub(crate) use units::UnitList;
 pub(crate) use work::{Budget, Work};
 
 /// The reason why debug information could not be used.
@@ -81,6 +82,13 @@ pub enum DwarfError {
         /// The part of the debug information that was to be read.
         what: &'static str,
     },
+}
+
+impl DwarfError {
+    /// True if no other unit can be read either, for want of work or memory.
+    pub(crate) fn is_budget_spent(&self) -> bool {
+        matches!(self, Self::BudgetSpent { .. })
+    }
 }
 
 /// Maps an error of gimli to one that names the part that was read.
@@ -140,6 +148,9 @@ pub(crate) enum UnitAt {
     Supplementary(usize),
 }
 
+/// The units of a file that does not exist.
+static NO_UNITS: UnitList = UnitList::EMPTY;
+
 impl<'data> DebugInfo<'data> {
     /// Finds the DWARF in `file`, for an image with the code ranges of `image`. `None` if there is none.
     pub(crate) fn find(file: &Elf<'data>, image: &Elf<'_>) -> Option<Self> {
@@ -198,16 +209,16 @@ impl<'data> DebugInfo<'data> {
         &self.work
     }
 
-    /// Offsets of all unit headers in `.debug_info`.
-    pub(crate) fn units(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
-        self.index.offsets(dwarf)
+    /// The units of the file with the debug information.
+    pub(crate) fn units(&self, dwarf: &Dwarf<'_>) -> Result<&UnitList, DwarfError> {
+        self.index.units(dwarf)
     }
 
-    /// Offsets of all unit headers in the `.debug_info` of the supplementary file; empty without such a file.
-    pub(crate) fn supplementary_units(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
+    /// The units of the supplementary file; none without such a file.
+    pub(crate) fn supplementary_units(&self, dwarf: &Dwarf<'_>) -> Result<&UnitList, DwarfError> {
         match &self.supplementary {
             Some(file) => file.units(dwarf.work()),
-            None => Ok(&[]),
+            None => Ok(&NO_UNITS),
         }
     }
 
@@ -240,7 +251,7 @@ impl<'data> DebugInfo<'data> {
         if unit.dwo_id.is_none() {
             return Ok(None);
         }
-        let units = self.index.offsets(dwarf)?;
+        let units = self.units(dwarf)?.offsets();
         let Ok(number) = units.binary_search(&offset) else { return Ok(None) };
         self.split.unit(dwarf, unit, number, units.len())
     }
@@ -252,7 +263,7 @@ impl<'data> DebugInfo<'data> {
         offset: usize,
     ) -> Result<Option<Unit<'a>>, DwarfError> {
         let Some(file) = &self.supplementary else { return Ok(None) };
-        let units = self.supplementary_units(dwarf)?;
+        let units = self.supplementary_units(dwarf)?.offsets();
         let Some(&unit) = units[..units.partition_point(|&unit| unit <= offset)].last() else {
             return Ok(None);
         };
@@ -265,7 +276,7 @@ impl<'data> DebugInfo<'data> {
         dwarf: &Dwarf<'a>,
         offset: usize,
     ) -> Result<Unit<'a>, DwarfError> {
-        let units = self.index.offsets(dwarf)?;
+        let units = self.units(dwarf)?.offsets();
         let unit = units[..units.partition_point(|&unit| unit <= offset)].last();
         let unit = unit.ok_or(gimli::Error::NoEntryAtGivenOffset(offset as u64));
         self.index.unit(dwarf, *unit.map_err(read("a reference"))?)
@@ -305,24 +316,35 @@ impl<'data> DebugInfo<'data> {
         Ok(found.flatten())
     }
 
-    /// The first answer of a unit that claims an address; units from `.debug_aranges` come first.
+    /// The first answer of a unit that claims an address; units from `.debug_aranges` come first. Without an
+    /// answer, the first error of a unit that may have had it.
     fn first_unit<T>(
         &self,
         dwarf: &Dwarf<'_>,
         address: u64,
         ask: impl Fn(usize) -> Result<Option<T>, DwarfError>,
     ) -> Result<Option<T>, DwarfError> {
-        for unit in self.index.by_aranges(dwarf, address) {
-            if let Some(found) = ask(unit)? {
-                return Ok(Some(found));
+        let mut broken = None;
+        let mut first = |units: &mut dyn Iterator<Item = usize>| {
+            for unit in units {
+                match ask(unit) {
+                    Ok(None) => {}
+                    Ok(found) => return Ok(found),
+                    Err(error) if error.is_budget_spent() => return Err(error),
+                    // A broken unit is no reason to lose the others.
+                    Err(error) => broken = broken.take().or(Some(error)),
+                }
             }
+            Ok(None)
+        };
+        if let Some(found) = first(&mut self.index.by_aranges(dwarf, address))? {
+            return Ok(Some(found));
         }
-        for unit in self.index.by_unit(dwarf)?.containing(address) {
-            if let Some(found) = ask(unit)? {
-                return Ok(Some(found));
-            }
+        let by_unit = self.index.by_unit(dwarf)?;
+        if let Some(found) = first(&mut by_unit.ranges.containing(address))? {
+            return Ok(Some(found));
         }
-        Ok(None)
+        broken.or_else(|| by_unit.error.clone()).map_or(Ok(None), Err)
     }
 
     fn lookup_in<'a>(

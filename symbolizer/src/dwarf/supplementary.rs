@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::entries::{Home, Unit};
 use super::sections::{FOR_LINES, Sections, Slice};
-use super::units::UnitIndex;
+use super::units::{UnitIndex, UnitList};
 use super::{Dwarf, DwarfError, Work};
 use crate::elf::Elf;
 
@@ -38,9 +38,9 @@ impl<'data> Supplementary<'data> {
         Ok(Dwarf { sections: self.sections()?, work })
     }
 
-    /// Offsets of all unit headers in the file's `.debug_info`.
-    pub(super) fn units(&self, work: &Work) -> Result<&[usize], DwarfError> {
-        self.index.offsets(&self.dwarf(work)?)
+    /// The units of the file.
+    pub(super) fn units(&self, work: &Work) -> Result<&UnitList, DwarfError> {
+        self.index.units(&self.dwarf(work)?)
     }
 
     /// Reads the unit with its header at `offset`.

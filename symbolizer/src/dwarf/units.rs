@@ -14,7 +14,7 @@ use gimli::{
     DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
 };
 
-use super::entries::{Home, Ranges, Unit, abbreviations_length, root};
+use super::entries::{Home, Ranges, Unit, measure_abbreviations, root};
 use super::work::Budget;
 use super::{Dwarf, DwarfError, read};
 use crate::ranges::RangeMap;
@@ -23,6 +23,8 @@ use crate::ranges::RangeMap;
 const MAX_UNITS: usize = 1 << 20;
 /// Address ranges that all units together may claim, and that `.debug_aranges` may have.
 const MAX_RANGES: u64 = 1 << 22;
+/// Work of reading a declaration of an abbreviation table beside that of its bytes: it becomes a part of a tree.
+const DECLARATION: u64 = 32;
 /// Longest abbreviation table that is read, in bytes. A kernel's have some thousand.
 const MAX_TABLE: u64 = 1 << 20;
 /// Bytes of `.debug_abbrev` whose tables are kept.
@@ -34,9 +36,39 @@ type Lazy<T> = OnceCell<Result<T, DwarfError>>;
 #[derive(Debug, Default)]
 pub(crate) struct UnitIndex {
     aranges: OnceCell<Aranges>,
-    offsets: Lazy<Vec<usize>>,
-    by_unit: Lazy<RangeMap<usize>>,
+    units: Lazy<UnitList>,
+    by_unit: Lazy<UnitRanges>,
     abbreviations: RefCell<AbbreviationTables>,
+}
+
+/// The units of a file, up to the first whose header is broken: where the next would begin is not known then.
+#[derive(Debug)]
+pub(crate) struct UnitList {
+    offsets: Vec<usize>,
+    error: Option<DwarfError>,
+}
+
+impl UnitList {
+    /// The list without a unit.
+    pub(crate) const EMPTY: Self = Self { offsets: Vec::new(), error: None };
+
+    /// Offsets of the headers of all units that can hold code or types, in the order of the section.
+    pub(crate) fn offsets(&self) -> &[usize] {
+        &self.offsets
+    }
+
+    /// The reason why the list ends early; `None` if it is whole.
+    pub(crate) fn error(&self) -> Option<&DwarfError> {
+        self.error.as_ref()
+    }
+}
+
+/// Address ranges of units, and the reason why some may be missing.
+#[derive(Debug)]
+pub(crate) struct UnitRanges {
+    pub(crate) ranges: RangeMap<usize>,
+    /// The first error of a unit that could not be read; `None` if all could.
+    pub(crate) error: Option<DwarfError>,
 }
 
 /// The parsed contents of `.debug_aranges`.
@@ -97,55 +129,73 @@ impl UnitIndex {
         })
     }
 
-    /// Offsets of all units that can hold code or types, in the order of the section.
-    pub(crate) fn offsets(&self, dwarf: &Dwarf<'_>) -> Result<&[usize], DwarfError> {
-        let offsets = force(&self.offsets, || {
-            let mut offsets = Vec::new();
+    /// The units of the file. A broken header ends the list, which has the reason.
+    pub(crate) fn units(&self, dwarf: &Dwarf<'_>) -> Result<&UnitList, DwarfError> {
+        force(&self.units, || {
+            let mut found = UnitList::EMPTY;
             let mut units = dwarf.units();
-            while let Some(header) = units.next().map_err(read("a unit header"))? {
-                if offsets.len() == MAX_UNITS {
+            loop {
+                let header = match units.next() {
+                    Ok(Some(header)) => header,
+                    Ok(None) => break,
+                    Err(error) => {
+                        found.error = Some(read("a unit header")(error));
+                        break;
+                    }
+                };
+                if found.offsets.len() == MAX_UNITS {
                     return Err(DwarfError::TooLarge { what: "the list of units" });
                 }
                 dwarf.work().spend(1, "the list of units")?;
                 if !matches!(header.type_(), UnitType::Type { .. } | UnitType::SplitType { .. }) {
-                    offsets.extend(header.debug_info_offset().map(|offset| offset.0));
+                    found.offsets.extend(header.debug_info_offset().map(|offset| offset.0));
                 }
             }
-            Ok(offsets)
-        });
-        offsets.map(Vec::as_slice)
+            Ok(found)
+        })
     }
 
     /// The address ranges that units claim themselves, for the units that `.debug_aranges` does not cover;
     /// Rust's compiler emits no `.debug_aranges`, so these are all. Reads the first entry of each.
-    pub(crate) fn by_unit(&self, dwarf: &Dwarf<'_>) -> Result<&RangeMap<usize>, DwarfError> {
+    pub(crate) fn by_unit(&self, dwarf: &Dwarf<'_>) -> Result<&UnitRanges, DwarfError> {
         force(&self.by_unit, || {
             let mut budget =
                 Budget::new(dwarf.work(), "the address ranges of the units", MAX_RANGES);
             let mut found = Vec::new();
             let known = &self.aranges(dwarf).units;
-            for &offset in self.offsets(dwarf)? {
+            let units = self.units(dwarf)?;
+            let mut broken = units.error.clone();
+            for &offset in units.offsets() {
                 if known.binary_search(&offset).is_ok() {
                     continue;
                 }
-                // A broken unit is no reason to lose the others; a lookup inside it reports the error.
-                let unit = match self.unit(dwarf, offset) {
-                    Ok(unit) => unit,
-                    Err(error @ DwarfError::BudgetSpent { .. }) => return Err(error),
-                    Err(_) => continue,
-                };
-                let unit = UnitRef::new(dwarf, &unit);
-                let root = root(dwarf.work(), &unit)?;
-                let mut ranges = Ranges::default();
-                for attribute in root.attrs() {
-                    ranges.note(unit, attribute.name(), attribute.value())?;
+                // A broken unit is no reason to lose the others.
+                match self.add_ranges(dwarf, offset, &mut budget, &mut found) {
+                    Err(error) if error.is_budget_spent() => return Err(error),
+                    Err(error) => broken = broken.or(Some(error)),
+                    Ok(()) => {}
                 }
-                ranges.for_each(unit, &mut budget, |begin, end| {
-                    found.push((begin, end, offset));
-                })?;
             }
-            Ok(RangeMap::new(found))
+            Ok(UnitRanges { ranges: RangeMap::new(found), error: broken })
         })
+    }
+
+    /// Adds the address ranges of the unit at `offset`.
+    fn add_ranges(
+        &self,
+        dwarf: &Dwarf<'_>,
+        offset: usize,
+        budget: &mut Budget<'_>,
+        found: &mut Vec<(u64, u64, usize)>,
+    ) -> Result<(), DwarfError> {
+        let unit = self.unit(dwarf, offset)?;
+        let unit = UnitRef::new(dwarf, &unit);
+        let root = root(dwarf.work(), &unit)?;
+        let mut ranges = Ranges::default();
+        for attribute in root.attrs() {
+            ranges.note(unit, attribute.name(), attribute.value())?;
+        }
+        ranges.for_each(unit, budget, |begin, end| found.push((begin, end, offset)))
     }
 
     /// Reads the unit whose header is at `offset`, without its name and its line program: most lookups need
@@ -205,12 +255,13 @@ impl UnitIndex {
         let section = dwarf.debug_abbrev.reader().slice();
         let rest = section.get(offset..).unwrap_or_default();
         let bounded = &rest[..rest.len().min(MAX_TABLE as usize)];
-        let length = abbreviations_length(EndianSlice::new(bounded, LittleEndian));
-        dwarf.work().spend(length.unwrap_or(bounded.len() as u64), "an abbreviation table")?;
-        if length.is_err() && bounded.len() < rest.len() {
+        let table = measure_abbreviations(EndianSlice::new(bounded, LittleEndian));
+        let (length, declarations) = table.unwrap_or((bounded.len() as u64, 0));
+        dwarf.work().spend(length + DECLARATION * declarations, "an abbreviation table")?;
+        if table.is_err() && bounded.len() < rest.len() {
             return Err(DwarfError::TooLarge { what: "an abbreviation table" });
         }
-        let length = length.map_err(read("an abbreviation table"))?;
+        table.map_err(read("an abbreviation table"))?;
         if cache.read + length > MAX_TABLES {
             *cache = AbbreviationTables::default();
         }

@@ -3,19 +3,25 @@
 //! Owns a pass over `.debug_info` and the names that it found. Called by [`Types`](super::Types) only.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use gimli::{AttributeValue, DwTag};
 
 use super::TypeError;
 use crate::dwarf::{
-    DebugInfo, Dwarf, DwarfError, Unit, UnitAt, Value, cost_of_reading, cost_of_skipping, follow,
-    read, read_entry, string,
+    DebugInfo, Dwarf, DwarfError, Unit, UnitAt, Value, Work, cost_of_reading, cost_of_skipping,
+    follow, read, read_entry, string,
 };
 
 /// Nested namespaces that are followed; names deeper than that are left out.
 const MAX_NAMESPACES: usize = 64;
-/// Names that are kept: some ten times the number in a distribution kernel.
-const MAX_NAMES: usize = 1 << 22;
+/// Bytes of memory that the names may take. Those of a distribution kernel take a third.
+const MAX_BYTES: usize = 64 << 20;
+/// Bytes of memory that a name takes beside its text: its place in a map, with the map's free places, and the
+/// list of its entries.
+const NAME: usize = 192;
+/// Bytes of a path whose copying takes as long as a unit of work.
+const COPIED: usize = 16;
 /// Entries that are kept for one name; further ones are dropped.
 const MAX_SAME_NAME: usize = 64;
 /// Longest name that can be looked up, in bytes.
@@ -38,14 +44,26 @@ struct Variables {
 #[derive(Debug)]
 struct NamedType {
     at: EntryAt,
-    path: String,
+    /// The path of the type; the key of a map has the same text.
+    path: Rc<str>,
     ambiguous: bool,
 }
 
-#[derive(Debug, Default)]
+/// Entries by name, within a budget of memory.
+#[derive(Debug)]
 pub(super) struct Index {
-    variables: HashMap<String, Variables>,
-    types: HashMap<String, NamedType>,
+    variables: HashMap<Rc<str>, Variables>,
+    types: HashMap<Rc<str>, NamedType>,
+    /// Bytes of memory that are left for names.
+    left: usize,
+    /// The first error of a unit that could not be read.
+    broken: Option<DwarfError>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { variables: HashMap::new(), types: HashMap::new(), left: MAX_BYTES, broken: None }
+    }
 }
 
 /// The attributes of an entry that the pass uses.
@@ -64,17 +82,31 @@ impl Index {
     ) -> Result<Self, DwarfError> {
         dwarf.work().begin_pass();
         let mut index = Self::default();
-        let own = debug.units(dwarf)?.iter().map(|&offset| UnitAt::Main(offset));
-        let shared = debug.supplementary_units(dwarf)?;
-        let shared = shared.iter().map(|&offset| UnitAt::Supplementary(offset));
+        let (own, shared) = (debug.units(dwarf)?, debug.supplementary_units(dwarf)?);
+        index.broken = own.error().or(shared.error()).cloned();
+        let own = own.offsets().iter().map(|&offset| UnitAt::Main(offset));
+        let shared = shared.offsets().iter().map(|&offset| UnitAt::Supplementary(offset));
         for at in own.chain(shared) {
-            let unit = debug.unit(dwarf, at)?;
-            index.add_unit(debug, dwarf, &unit, at)?;
-            if index.variables.len() + index.types.len() > MAX_NAMES {
-                return Err(DwarfError::TooLarge { what: "the names of variables and types" });
+            let unit = debug.unit(dwarf, at);
+            match unit.and_then(|unit| index.add_unit(debug, dwarf, &unit, at)) {
+                Err(error) if error.is_budget_spent() => return Err(error),
+                Err(error) => index.broken = index.broken.or(Some(error)),
+                Ok(()) => {}
             }
         }
         Ok(index)
+    }
+
+    /// The first error of a unit whose names may be missing.
+    pub(super) fn broken(&self) -> Option<&DwarfError> {
+        self.broken.as_ref()
+    }
+
+    /// Takes the memory of a name off the budget.
+    fn spend(&mut self, work: &Work, bytes: usize) -> Result<(), DwarfError> {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.ok_or_else(|| work.refuse("the names of variables and types"))?;
+        Ok(())
     }
 
     pub(super) fn variables(&self, name: &str) -> &[EntryAt] {
@@ -100,7 +132,7 @@ impl Index {
         unit: &Unit<'a>,
         unit_at: UnitAt,
     ) -> Result<(), DwarfError> {
-        let mut namespaces: Vec<(isize, String)> = Vec::new();
+        let mut namespaces = Namespaces::default();
         // Entries deeper than this lie inside a type or function, whose names are not looked up.
         let mut skip_below = isize::MAX;
         let mut entries = unit.entries_raw(None).map_err(read("a unit"))?;
@@ -130,15 +162,15 @@ impl Index {
                 let attribute = entries.read_attribute(attribute).map_err(read("an entry"))?;
                 attributes.note(attribute.name(), attribute.value());
             }
-            namespaces.retain(|&(outer, _)| outer < depth);
+            namespaces.leave(depth);
             let text = |value: Option<Value<'a>>| {
                 let name = string(dwarf, unit, value?)?;
                 (name.len() <= MAX_PATH).then(|| name.into_owned())
             };
             match tag {
                 gimli::DW_TAG_namespace => match text(attributes.name) {
-                    Some(name) if namespaces.len() < MAX_NAMESPACES => {
-                        namespaces.push((depth, name));
+                    Some(name) if namespaces.outer.len() < MAX_NAMESPACES => {
+                        namespaces.enter(depth, &name);
                     }
                     _ => skip_below = depth,
                 },
@@ -151,13 +183,15 @@ impl Index {
                     let length =
                         [&name, &linkage_name].into_iter().flatten().map(String::len).sum();
                     dwarf.work().spend_text(length, "the names of variables")?;
-                    self.add_variable(&namespaces, name, linkage_name, at, attributes.declaration);
+                    let names = [name, linkage_name];
+                    let work = dwarf.work();
+                    self.add_variable(work, &mut namespaces, names, at, attributes.declaration)?;
                     skip_below = depth;
                 }
                 _ => {
                     if let Some(name) = text(attributes.name).filter(|_| !attributes.declaration) {
                         dwarf.work().spend_text(name.len(), "the names of types")?;
-                        self.add_type(&namespaces, name, at);
+                        self.add_type(dwarf.work(), &mut namespaces, &name, at)?;
                     }
                     skip_below = depth;
                 }
@@ -166,15 +200,19 @@ impl Index {
         Ok(())
     }
 
+    /// Adds a variable by its name, its linkage name and its path.
     fn add_variable(
         &mut self,
-        namespaces: &[(isize, String)],
-        name: Option<String>,
-        linkage_name: Option<String>,
+        work: &Work,
+        namespaces: &mut Namespaces,
+        [name, linkage_name]: [Option<String>; 2],
         at: EntryAt,
         declaration: bool,
-    ) {
-        let path = name.as_deref().and_then(|name| path(namespaces, name));
+    ) -> Result<(), DwarfError> {
+        let path = match &name {
+            Some(name) => namespaces.path(work, name)?.map(str::to_owned),
+            None => None,
+        };
         let mut keys = vec![];
         for key in [name, linkage_name, path].into_iter().flatten() {
             if !keys.contains(&key) {
@@ -182,29 +220,93 @@ impl Index {
             }
         }
         for key in keys {
-            let found = self.variables.entry(key).or_default();
+            if !self.variables.contains_key(key.as_str()) {
+                self.spend(work, NAME + key.len())?;
+                self.variables.insert(key.as_str().into(), Variables::default());
+            }
+            let Some(found) = self.variables.get_mut(key.as_str()) else { continue };
             let list = if declaration { &mut found.declarations } else { &mut found.definitions };
             // Any declaration serves as well as another.
             if list.len() < if declaration { 1 } else { MAX_SAME_NAME } {
                 list.push(at);
+                // A list doubles when it grows.
+                self.spend(work, 2 * size_of::<EntryAt>())?;
             }
+        }
+        Ok(())
+    }
+
+    /// Adds a type by its name and its path, which share one text.
+    fn add_type(
+        &mut self,
+        work: &Work,
+        namespaces: &mut Namespaces,
+        name: &str,
+        at: EntryAt,
+    ) -> Result<(), DwarfError> {
+        let Some(path) = namespaces.path(work, name)? else { return Ok(()) };
+        let shared = match self.types.get_key_value(path) {
+            Some((path, _)) => Rc::clone(path),
+            None => {
+                self.spend(work, NAME + path.len())?;
+                let path: Rc<str> = path.into();
+                let named = NamedType { at, path: Rc::clone(&path), ambiguous: false };
+                self.types.insert(Rc::clone(&path), named);
+                path
+            }
+        };
+        if *shared == *name {
+            return Ok(());
+        }
+        match self.types.get_mut(name) {
+            Some(found) => found.ambiguous |= found.path != shared,
+            None => {
+                self.spend(work, NAME + name.len())?;
+                self.types.insert(name.into(), NamedType { at, path: shared, ambiguous: false });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The namespaces around an entry. Each is a prefix of the next, so that one text has them all.
+#[derive(Debug, Default)]
+struct Namespaces {
+    /// Depth of each namespace, and the length of `text` outside it.
+    outer: Vec<(isize, usize)>,
+    /// Names of the namespaces with a `::` behind each, and the name of the last [`path`](Self::path).
+    text: String,
+    /// Length of the namespaces in `text`.
+    length: usize,
+}
+
+impl Namespaces {
+    /// Enters a namespace at this depth.
+    fn enter(&mut self, depth: isize, name: &str) {
+        self.outer.push((depth, self.length));
+        self.text.truncate(self.length);
+        self.text.push_str(name);
+        self.text.push_str("::");
+        self.length = self.text.len();
+    }
+
+    /// Leaves the namespaces that do not hold an entry at this depth.
+    fn leave(&mut self, depth: isize) {
+        while let Some((_, length)) = self.outer.pop_if(|(outer, _)| *outer >= depth) {
+            self.length = length;
         }
     }
 
-    fn add_type(&mut self, namespaces: &[(isize, String)], name: String, at: EntryAt) {
-        let Some(path) = path(namespaces, &name) else {
-            return;
-        };
-        if path != name {
-            let found = NamedType { at, path: path.clone(), ambiguous: false };
-            self.types.entry(path.clone()).or_insert(found);
+    /// The namespaces with a name behind them. `None` for a path that is too long to be looked up.
+    fn path(&mut self, work: &Work, name: &str) -> Result<Option<&str>, DwarfError> {
+        let length = self.length + name.len();
+        if length > MAX_PATH {
+            return Ok(None);
         }
-        let found = self.types.entry(name).or_insert(NamedType {
-            at,
-            path: path.clone(),
-            ambiguous: false,
-        });
-        found.ambiguous |= found.path != path;
+        work.spend((length / COPIED) as u64, "the names of variables and types")?;
+        self.text.truncate(self.length);
+        self.text.push_str(name);
+        Ok(Some(&self.text))
     }
 }
 
@@ -234,21 +336,6 @@ fn is_wanted(tag: DwTag) -> bool {
             | gimli::DW_TAG_typedef
             | gimli::DW_TAG_base_type
     )
-}
-
-/// Joins namespaces and a name. `None` for a path that is too long to be looked up.
-fn path(namespaces: &[(isize, String)], name: &str) -> Option<String> {
-    let length = namespaces.iter().map(|(_, outer)| outer.len() + 2).sum::<usize>() + name.len();
-    if length > MAX_PATH {
-        return None;
-    }
-    let mut path = String::with_capacity(length);
-    for (_, outer) in namespaces {
-        path.push_str(outer);
-        path.push_str("::");
-    }
-    path.push_str(name);
-    Some(path)
 }
 
 /// The name and linkage name of the declaration that the entry at `at` completes.

@@ -159,11 +159,10 @@ impl<'i> Types<'i> {
             }
         }
         found.ok_or_else(|| {
-            let name = name.to_owned();
             if without_address {
-                TypeError::NoAddress { name }
+                TypeError::NoAddress { name: name.to_owned() }
             } else {
-                TypeError::NotFound { name }
+                self.not_found(name)
             }
         })
     }
@@ -174,7 +173,10 @@ impl<'i> Types<'i> {
     /// # Errors
     /// [`TypeError::NotFound`], [`TypeError::Ambiguous`] or [`TypeError::Malformed`].
     pub fn type_named<'t>(&'t self, name: &str) -> Result<Type<'t>, TypeError> {
-        let at = self.index()?.type_named(name)?;
+        let at = self.index()?.type_named(name).map_err(|error| match error {
+            TypeError::NotFound { name } => self.not_found(&name),
+            other => other,
+        })?;
         self.dwarf.work().begin();
         let unit = self.debug.unit(&self.dwarf, at.unit)?;
         Type::new(self, Rc::new(unit), UnitOffset(at.entry))
@@ -188,6 +190,12 @@ impl<'i> Types<'i> {
     /// The image of these types, and its debug information.
     pub(crate) fn parts(&self) -> (&'i Image<'i>, &'i DebugInfo<'i>, &Dwarf<'i>) {
         (self.image, self.debug, &self.dwarf)
+    }
+
+    /// The error for a name that the index lacks, which a broken unit may have.
+    fn not_found(&self, name: &str) -> TypeError {
+        let broken = self.index().ok().and_then(Index::broken);
+        broken.map_or(TypeError::NotFound { name: name.to_owned() }, |error| error.clone().into())
     }
 
     fn index(&self) -> Result<&Index, TypeError> {

@@ -47,7 +47,10 @@ impl<'a> Unit<'a> {
             (Home::Split(_), Home::Split(_)) => self.dwo_id == other.dwo_id,
             _ => false,
         };
-        same_file && self.header.offset() == other.header.offset()
+        // The offset of a type unit may count from itself, and its type has its signature.
+        same_file
+            && self.header.offset() == other.header.offset()
+            && self.header.type_() == other.header.type_()
     }
 }
 
@@ -238,7 +241,8 @@ pub(crate) fn follow<'a>(
     }
 }
 
-/// Resolves a reference. `None` where it leads into a type unit, or a file that is not available.
+/// Resolves a reference. `None` where it leads into a type unit of a `.dwo` file, or a file that is not
+/// available.
 pub(crate) fn reference<'a>(
     info: &'a DebugInfo<'_>,
     dwarf: &Dwarf<'a>,
@@ -271,6 +275,12 @@ pub(crate) fn reference<'a>(
                 let offset = UnitSectionOffset(offset.0).to_unit_offset(&other.header)?;
                 Some((Some(other), offset))
             }))
+        }
+        AttributeValue::DebugTypesRef(signature) => {
+            // The signature leads to a copy of the unit itself too.
+            let Home::Main = unit.home else { return Ok(None) };
+            let found = info.type_with_signature(dwarf, signature.0)?;
+            Ok(found.map(|(other, offset)| (Some(other), offset)))
         }
         _ => Ok(None),
     }

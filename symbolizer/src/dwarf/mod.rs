@@ -24,6 +24,7 @@ mod skim;
 mod split;
 mod supplementary;
 mod tables;
+mod type_units;
 mod units;
 mod walk;
 mod work;
@@ -45,6 +46,7 @@ use split::SplitUnits;
 pub use split::{SharedBytes, SplitFiles, SplitSearch, SplitUnit};
 use supplementary::Supplementary;
 use tables::{TableCache, UnitTables};
+use type_units::TypeUnits;
 use units::UnitIndex;
 pub(crate) use units::UnitList;
 pub(crate) use work::{Budget, Work};
@@ -132,6 +134,7 @@ pub(crate) struct DebugInfo<'data> {
     /// Address ranges of the image's code, which distinguish real functions from leftovers of dropped ones.
     text: Vec<(u64, u64)>,
     index: UnitIndex,
+    type_units: TypeUnits,
     tables: TableCache,
     work: Work,
     split: SplitUnits<'data>,
@@ -146,6 +149,8 @@ pub(crate) enum UnitAt {
     Main(usize),
     /// A unit in the supplementary file, which several images share.
     Supplementary(usize),
+    /// A type unit in the file with the image's debug information, by its number.
+    Type(usize),
 }
 
 /// The units of a file that does not exist.
@@ -158,6 +163,7 @@ impl<'data> DebugInfo<'data> {
             sections: Sections::find(file)?,
             text: image.text().to_vec(),
             index: UnitIndex::default(),
+            type_units: TypeUnits::default(),
             tables: TableCache::default(),
             work: Work::default(),
             split: SplitUnits::new(None, None),
@@ -222,6 +228,21 @@ impl<'data> DebugInfo<'data> {
         }
     }
 
+    /// The number of type units in the file with the debug information.
+    pub(crate) fn type_units(&self, dwarf: &Dwarf<'_>) -> Result<usize, DwarfError> {
+        self.type_units.count(dwarf)
+    }
+
+    /// Reads the type unit with this signature, and the offset of its type. `None` if there is none.
+    pub(crate) fn type_with_signature<'a>(
+        &self,
+        dwarf: &Dwarf<'a>,
+        signature: u64,
+    ) -> Result<Option<(Unit<'a>, gimli::UnitOffset)>, DwarfError> {
+        let number = self.type_units.number(dwarf, signature)?;
+        number.map(|number| self.type_units.unit(dwarf, &self.index, number)).transpose()
+    }
+
     /// Reads a unit. For a skeleton unit it is the split unit, if that is available.
     pub(crate) fn unit<'a>(
         &'a self,
@@ -237,6 +258,7 @@ impl<'data> DebugInfo<'data> {
                 Some(file) => file.unit(dwarf.work(), offset),
                 None => Err(read("a supplementary file")(gimli::Error::NoEntryAtGivenOffset(0))),
             },
+            UnitAt::Type(number) => Ok(self.type_units.unit(dwarf, &self.index, number)?.0),
         }
     }
 

@@ -28,7 +28,7 @@ const MAX_ZLIB_RATIO: u64 = 1032;
 const MAX_ZSTD_RATIO: u64 = 32 << 10;
 
 /// The sections that are read, in the order of [`Sections::sections`].
-const NEEDED: [SectionId; 12] = [
+const NEEDED: [SectionId; 13] = [
     SectionId::DebugAbbrev,
     SectionId::DebugAddr,
     SectionId::DebugAranges,
@@ -41,6 +41,7 @@ const NEEDED: [SectionId; 12] = [
     SectionId::DebugRngLists,
     SectionId::DebugStr,
     SectionId::DebugStrOffsets,
+    SectionId::DebugTypes,
 ];
 
 /// A section of a file, for DWARF and for `call_frames`.
@@ -95,8 +96,8 @@ impl InflationBudget {
 
 /// The sections of a lookup of functions and lines.
 pub(super) const FOR_LINES: fn(SectionId) -> bool =
-    |id| !matches!(id, SectionId::DebugLoc | SectionId::DebugLocLists);
-/// All sections, with the locations of variables.
+    |id| !matches!(id, SectionId::DebugLoc | SectionId::DebugLocLists | SectionId::DebugTypes);
+/// All sections, with the locations of variables and with type units.
 pub(super) const ALL: fn(SectionId) -> bool = |_| true;
 
 #[derive(Debug)]

@@ -11,10 +11,12 @@ use std::sync::Arc;
 
 use gimli::{
     Abbreviations, AttributeValue, DebugAddrBase, DebugInfoOffset, DebugLocListsBase,
-    DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitRef, UnitType,
+    DebugRngListsBase, DebugStrOffsetsBase, EndianSlice, LittleEndian, Section, UnitHeader,
+    UnitRef, UnitType,
 };
 
 use super::entries::{Home, Ranges, Unit, measure_abbreviations, root};
+use super::sections::Slice;
 use super::work::Budget;
 use super::{Dwarf, DwarfError, read};
 use crate::ranges::RangeMap;
@@ -206,6 +208,15 @@ impl UnitIndex {
         offset: usize,
     ) -> Result<Unit<'a>, DwarfError> {
         let header = dwarf.unit_header(DebugInfoOffset(offset)).map_err(read("a unit header"))?;
+        self.unit_with(dwarf, header)
+    }
+
+    /// Reads the unit with this header like [`unit`](Self::unit).
+    pub(super) fn unit_with<'a>(
+        &self,
+        dwarf: &Dwarf<'a>,
+        header: UnitHeader<Slice<'a>>,
+    ) -> Result<Unit<'a>, DwarfError> {
         let encoding = header.encoding();
         let file = dwarf.file_type;
         let mut unit = gimli::Unit {

@@ -86,7 +86,8 @@ impl Index {
         index.broken = own.error().or(shared.error()).cloned();
         let own = own.offsets().iter().map(|&offset| UnitAt::Main(offset));
         let shared = shared.offsets().iter().map(|&offset| UnitAt::Supplementary(offset));
-        for at in own.chain(shared) {
+        let types = (0..debug.type_units(dwarf)?).map(UnitAt::Type);
+        for at in own.chain(shared).chain(types) {
             let unit = debug.unit(dwarf, at);
             match unit.and_then(|unit| index.add_unit(debug, dwarf, &unit, at)) {
                 Err(error) if error.is_budget_spent() => return Err(error),

@@ -93,6 +93,11 @@ impl<'t> Type<'t> {
                     .and_then(|value| string(&types.dwarf, &unit, value))
                     .map(std::borrow::Cow::into_owned);
             }
+            // The declaration of a type whose entry lies in a type unit.
+            if let Some(signature) = entry.attr_value(gimli::DW_AT_signature) {
+                (unit, offset) = types.follow_to(&unit, signature)?;
+                continue;
+            }
             match (is_alias(&entry), entry.attr_value(gimli::DW_AT_type)) {
                 (true, Some(value)) => (unit, offset) = types.follow_to(&unit, value)?,
                 _ => {

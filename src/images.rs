@@ -5,6 +5,7 @@
 //! Refuses to parse (`nmiscope_symbolizer`). Called by `cli` and `session`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -129,11 +130,7 @@ impl Files {
     ///
     /// # Errors
     /// The module is damaged.
-    pub fn lay_out_module(
-        &mut self,
-        path: Option<&Path>,
-        search: &DebugSearch,
-    ) -> anyhow::Result<bool> {
+    pub fn lay_out_module(&mut self, path: Option<&Path>) -> anyhow::Result<bool> {
         let is_named = |path: &&Path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.and_then(modules::module_name).is_some()
@@ -141,9 +138,7 @@ impl Files {
         let is_packed = Compression::detect(&self.image).is_some();
         let is_object = is_packed || is_relocatable(&self.image);
         let Some(path) = path.filter(is_named).filter(|_| is_object) else { return Ok(false) };
-        let linked = modules::link(path, &search.directories, Some(&module_sections()))?;
-        self.image = Bytes::Owned(linked.module);
-        self.debug = linked.debug.map(Bytes::Owned);
+        self.image = Bytes::Owned(modules::read(path, Some(&module_sections()))?);
         Ok(true)
     }
 
@@ -151,11 +146,22 @@ impl Files {
     /// information, the supplementary file, a package of split units. Files of split units are opened by
     /// later lookups. What a missing file would have supplied is missing, and the search's notes name it.
     pub fn find_debug_files(&mut self, path: Option<&Path>, search: &DebugSearch) {
+        self.find_debug_files_at(path, search, Some(&module_sections()));
+    }
+
+    /// Looks for files like [`find_debug_files`](Self::find_debug_files), and lays out the debug file of a
+    /// module at `sections` or as the kernel would lay it out alone.
+    fn find_debug_files_at(
+        &mut self,
+        path: Option<&Path>,
+        search: &DebugSearch,
+        sections: Option<&modules::Sections>,
+    ) {
         let Ok(image) = Image::parse(&self.image) else { return };
         let finder = Finder::new(self.access, path, search);
         let needs_debug = self.debug.is_none() && !image.has_debug_info();
         let debug = needs_debug.then(|| finder.debug_file(&image)).flatten();
-        let debug = debug.and_then(Found::laid_out);
+        let debug = debug.and_then(|found| found.laid_out(sections));
         let (debug, debug_path) = debug.map(|found| (found.bytes, found.path)).unzip();
         // The file with the debug information is the one that refers to others.
         let holder = debug.as_ref().and_then(|debug| Image::parse(debug).ok());
@@ -258,15 +264,25 @@ fn module_sections() -> modules::Sections {
     vec![(".text".to_owned(), VirtualAddress(0))]
 }
 
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Files")
+            .field("image", &self.image.len())
+            .field("debug", &self.debug.as_ref().map(|debug| debug.len()))
+            .finish_non_exhaustive()
+    }
+}
+
 impl Found {
-    /// Lays out the debug file of a module like that; another file is left as it is. `None` for a
-    /// damaged one.
-    fn laid_out(self) -> Option<Self> {
+    /// Lays out the debug file of a module at `sections` or as the kernel would lay it out alone; another file is
+    /// left as it is. `None` for a damaged one.
+    fn laid_out(self, sections: Option<&modules::Sections>) -> Option<Self> {
         if !is_relocatable(&self.bytes) {
             return Some(self);
         }
-        let bytes = modules::read(&self.path, Some(&module_sections())).ok()?;
-        Some(Self { bytes: Bytes::Owned(bytes), ..self })
+        let bytes = modules::lay_out(&self.bytes, sections).ok()?;
+        let is_sound = Image::parse(&bytes).is_ok();
+        is_sound.then_some(Self { bytes: Bytes::Owned(bytes), ..self })
     }
 }
 

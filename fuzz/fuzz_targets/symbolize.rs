@@ -10,6 +10,7 @@ use std::sync::LazyLock;
 
 use elf::{Compression, SYMBOLS, debug_sections};
 use libfuzzer_sys::fuzz_target;
+use nmiscope::images::DebugSearch;
 use nmiscope::images::modules::Modules;
 use nmiscope::symbolize::{Annotator, Format, Lookup};
 use nmiscope_symbolizer::{Image, SourceRoots};
@@ -19,7 +20,7 @@ static IMAGE: LazyLock<Vec<u8>> =
 
 fn annotate(log: &[u8], chunk: usize, format: Format) -> Vec<u8> {
     let image = Image::parse(&IMAGE).expect("an image");
-    let modules = Modules::new(Vec::new(), Vec::new());
+    let modules = Modules::new(Vec::new(), &DebugSearch::default());
     let lookup = Lookup::new(&image, &modules, SourceRoots::default());
     let mut output = Vec::new();
     let mut annotator = Annotator::new(lookup, None, format, &mut output);

@@ -109,7 +109,7 @@ pub fn symbolize(arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     let path = arguments.image.as_deref();
     let search = debug_search(&arguments.debug_dir, arguments.quiet);
     let mut files = Files::open(path, Access::Map).map_err(BadRequest::from_error)?;
-    let is_module = files.lay_out_module(path, &search).map_err(BadRequest::from_error)?;
+    let is_module = files.lay_out_module(path).map_err(BadRequest::from_error)?;
     files.find_debug_files(path, &search);
     let image = parse(&files, arguments).map_err(BadRequest::from_error)?;
     let warned = search.notes.texts();
@@ -126,7 +126,7 @@ pub fn symbolize(arguments: &SymbolizeArgs) -> anyhow::Result<Code> {
     // A log has the module's name behind its functions.
     let own_module = path.filter(|_| is_module).map(PathBuf::from);
     let modules = arguments.modules.iter().cloned().chain(own_module).collect();
-    let modules = Modules::new(modules, arguments.debug_dir.clone());
+    let modules = Modules::new(modules, &search);
     let lookup = Lookup::new(&image, &modules, SourceRoots::new(source_roots()));
     let code = if arguments.references.is_empty() {
         annotate_log(lookup, arguments)

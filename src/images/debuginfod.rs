@@ -4,7 +4,7 @@
 //! program knows the user's servers (DEBUGINFOD_URLS) and cache. Called by `finder`, for commands that
 //! answer and exit; a run of a guest never asks.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
@@ -36,6 +36,8 @@ pub struct Debuginfod {
     show: fn(&str),
     /// Answers of the servers, by build-id.
     known: Rc<RefCell<BTreeMap<Vec<u8>, Option<PathBuf>>>>,
+    /// True once a download has reached its deadline. No further one is tried: a kernel has hundreds of modules.
+    is_late: Rc<Cell<bool>>,
 }
 
 impl std::fmt::Debug for Debuginfod {
@@ -55,7 +57,7 @@ impl Debuginfod {
         // A variable of debuginfod-find's own: seconds that a download may take.
         let limit = std::env::var("DEBUGINFOD_MAXTIME").ok().and_then(|text| text.parse().ok());
         let deadline = limit.filter(|&seconds| seconds > 0).map_or(DEADLINE, Duration::from_secs);
-        Some(Self { deadline, show, known: Rc::default() })
+        Some(Self { deadline, show, known: Rc::default(), is_late: Rc::default() })
     }
 
     /// Returns the path of the debug file with this build-id, which is not checked. `None`, with a remark,
@@ -68,7 +70,10 @@ impl Debuginfod {
             return known.clone();
         }
         let id = hex(build_id);
-        let found = self.ask(&id);
+        let found = match self.is_late.get() {
+            true => Err("it has taken too long for another file".to_owned()),
+            false => self.ask(&id),
+        };
         if let Err(reason) = &found {
             notes.add(format!("{PROGRAM} has no debug file with build-id {id}: {reason}"));
         }
@@ -114,6 +119,7 @@ impl Debuginfod {
                 ended => {
                     let _ = child.kill();
                     let _ = child.wait();
+                    self.is_late.set(ended.is_ok());
                     return Err(match ended {
                         Err(error) => format!("it cannot be waited for: {error}"),
                         Ok(_) => format!(

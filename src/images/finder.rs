@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 
-use nmiscope_symbolizer::{DebugLink, Image, SupplementaryLink};
+use nmiscope_symbolizer::{DebugLink, Image, SupplementaryLink, build_id, is_relocatable};
 
 use super::debuginfod::Debuginfod;
 use super::notes::Notes;
@@ -184,9 +184,7 @@ impl Finder {
     }
 
     fn by_build_id(&self, id: &[u8]) -> Option<Found> {
-        self.at_build_id(id, &|bytes| {
-            Image::parse(bytes).is_ok_and(|image| image.build_id() == Some(id))
-        })
+        self.at_build_id(id, &|bytes| is_image_with(id, bytes))
     }
 
     /// Finds a file at the place for its build-id. Links are followed: no image chooses that name, and
@@ -197,9 +195,7 @@ impl Finder {
     }
 
     fn download(&self, id: &[u8]) -> Option<Found> {
-        self.checked(self.search.download(id)?, &|bytes| {
-            Image::parse(bytes).is_ok_and(|image| image.build_id() == Some(id))
-        })
+        self.checked(self.search.download(id)?, &|bytes| is_image_with(id, bytes))
     }
 
     /// Opens a file whose name no image chose.
@@ -303,6 +299,11 @@ impl Finder {
             });
         }
     }
+}
+
+/// Returns true if a file is an image or a module with this build-id.
+fn is_image_with(id: &[u8], bytes: &[u8]) -> bool {
+    build_id(bytes) == Some(id) && (is_relocatable(bytes) || Image::parse(bytes).is_ok())
 }
 
 /// Returns true if an error means that there is no file.

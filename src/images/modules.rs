@@ -15,7 +15,7 @@ use nmiscope_machine::VirtualAddress;
 use nmiscope_symbolizer::{ElfError, Image, link_module, link_module_at};
 
 use super::compression::Compression;
-use super::{Access, build_id_path, open};
+use super::{Access, Bytes, DebugSearch, Files, open};
 
 /// Largest number of files and directories that are listed. A distribution's kernel has some 5,000 modules.
 const MAX_ENTRIES: usize = 200_000;
@@ -32,8 +32,8 @@ const MAX_BYTES: usize = 2 << 30;
 pub struct Modules {
     /// Directories of modules, or single module files.
     roots: Vec<PathBuf>,
-    /// Directories of separate debug files, by build-id.
-    debug_directories: Vec<PathBuf>,
+    /// Places where the files with a module's debug information are looked for.
+    search: DebugSearch,
     /// Files of known modules, whatever their names are.
     known: Vec<(String, PathBuf)>,
     /// Addresses of sections in a guest, by module; empty for modules of no guest.
@@ -50,7 +50,7 @@ pub type Sections = Vec<(String, VirtualAddress)>;
 #[derive(Debug)]
 struct Entry {
     path: PathBuf,
-    read: OnceCell<Result<Linked, NoModule>>,
+    read: OnceCell<Result<Files, NoModule>>,
 }
 
 /// Reason why a file gives no module. It is cached with the file, as a module is.
@@ -67,13 +67,6 @@ pub enum NoModule {
     Image(ElfError),
 }
 
-/// A module file, laid out as an image, and its separate debug file if it needs and has one.
-#[derive(Debug)]
-pub(super) struct Linked {
-    pub(super) module: Vec<u8>,
-    pub(super) debug: Option<Vec<u8>>,
-}
-
 /// A module file that was read, parsed as an image.
 #[derive(Debug)]
 pub struct LoadedModule<'a> {
@@ -85,12 +78,12 @@ pub struct LoadedModule<'a> {
 }
 
 impl Modules {
-    /// Prepares to find the modules below `roots`, each a directory or a file. A module without debug
-    /// information gets that of the file with its build-id in one of `debug_directories`.
-    pub fn new(roots: Vec<PathBuf>, debug_directories: Vec<PathBuf>) -> Self {
+    /// Prepares to find the modules below `roots`, each a directory or a file. The files with a module's debug
+    /// information are looked for like those of an image: see [`Files::find_debug_files`].
+    pub fn new(roots: Vec<PathBuf>, search: &DebugSearch) -> Self {
         Self {
             roots,
-            debug_directories,
+            search: search.clone(),
             known: Vec::new(),
             sections: BTreeMap::new(),
             by_name: OnceCell::new(),
@@ -135,17 +128,26 @@ impl Modules {
             if self.bytes.get() >= MAX_BYTES {
                 return Err(NoModule::TooMuch);
             }
-            let linked = link(&entry.path, &self.debug_directories, sections);
-            let linked = linked.map_err(|error| NoModule::Unreadable(format!("{error:#}")))?;
-            let debug = linked.debug.as_ref().map_or(0, Vec::len);
-            self.bytes.set(self.bytes.get() + linked.module.len() + debug);
-            Ok(linked)
+            let files = self.open(&entry.path, sections);
+            let files = files.map_err(|error| NoModule::Unreadable(format!("{error:#}")))?;
+            let debug = files.debug.as_ref().map_or(0, |debug| debug.len());
+            self.bytes.set(self.bytes.get() + files.image.len() + debug);
+            Ok(files)
         };
-        let linked = entry.read.get_or_init(read).as_ref().map_err(Clone::clone)?;
-        let image = Image::parse_with_debug(&linked.module, linked.debug.as_deref())
-            .map_err(NoModule::Image)?;
+        let files = entry.read.get_or_init(read).as_ref().map_err(Clone::clone)?;
+        let image = files.parse().map_err(NoModule::Image)?;
         let release = release(&image);
         Ok(LoadedModule { image, release })
+    }
+
+    /// Reads a module's file, and finds the files with its debug information. All are laid out as
+    /// [`at`](Self::at) has it.
+    fn open(&self, path: &Path, sections: Option<&Sections>) -> anyhow::Result<Files> {
+        let module = read(path, sections)?;
+        Image::parse(&module).with_context(|| format!("failed to read {}", path.display()))?;
+        let mut files = Files::new(Bytes::Owned(module), Access::Map);
+        files.find_debug_files_at(Some(path), &self.search, sections);
+        Ok(files)
     }
 
     fn search(&self) -> BTreeMap<String, Vec<Entry>> {
@@ -231,29 +233,6 @@ pub fn canonical(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// Reads a module's file and, if it has no debug information, the debug file with its build-id. Both are
-/// laid out as [`Modules::at`] has it.
-///
-/// # Errors
-/// The file cannot be read or decompressed, or is no module.
-pub(super) fn link(
-    path: &Path,
-    debug_directories: &[PathBuf],
-    sections: Option<&Sections>,
-) -> anyhow::Result<Linked> {
-    let module = read(path, sections)?;
-    let image =
-        Image::parse(&module).with_context(|| format!("failed to read {}", path.display()))?;
-    let debug = image.build_id().filter(|_| !image.has_debug_info()).and_then(|id| {
-        let path = build_id_path(id)? + ".debug";
-        debug_directories.iter().find_map(|directory| {
-            let debug = read(&directory.join(&path), sections).ok()?;
-            Image::parse(&debug).is_ok_and(|debug| debug.build_id() == Some(id)).then_some(debug)
-        })
-    });
-    Ok(Linked { module, debug })
-}
-
 /// Reads a module's file, laid out at `sections` or as the kernel would lay it out alone.
 ///
 /// # Errors
@@ -268,14 +247,21 @@ pub(super) fn read(path: &Path, sections: Option<&Sections>) -> anyhow::Result<V
     if bytes.is_empty() {
         bail!("{} is empty", path.display());
     }
-    let linked = match sections {
+    lay_out(bytes, sections).with_context(|| format!("failed to read {}", path.display()))
+}
+
+/// Lays a module out at `sections` or as the kernel would lay it out alone.
+///
+/// # Errors
+/// The bytes are no module, or a damaged one.
+pub(super) fn lay_out(bytes: &[u8], sections: Option<&Sections>) -> Result<Vec<u8>, ElfError> {
+    match sections {
         Some(sections) => link_module_at(bytes, &|wanted| {
             let named = sections.iter().find(|(name, _)| name.as_bytes() == wanted);
             named.map(|(_, address)| *address)
         }),
         None => link_module(bytes),
-    };
-    linked.with_context(|| format!("failed to read {}", path.display()))
+    }
 }
 
 #[cfg(test)]

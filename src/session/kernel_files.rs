@@ -80,8 +80,7 @@ impl KernelFiles {
             .filter(|(_, part)| !part.sections.is_empty())
             .map(|(name, part)| (modules::canonical(name), part.sections.clone()))
             .collect();
-        let modules =
-            Modules::new(roots, search.directories.clone()).with_files(files).at(sections);
+        let modules = Modules::new(roots, search).with_files(files).at(sections);
         Ok(Self { parts, kernel, path, modules, named })
     }
 

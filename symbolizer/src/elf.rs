@@ -13,7 +13,7 @@ use object::{CompressionFormat, LittleEndian};
 use nmiscope_machine::VirtualAddress;
 
 use crate::dwarf::InflationBudget;
-pub use links::SupplementaryLink;
+pub use links::{SupplementaryLink, build_id};
 pub(crate) use symbol_table::SymbolTable;
 
 mod links;

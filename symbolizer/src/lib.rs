@@ -90,7 +90,7 @@ mod variables;
 
 pub use companions::Companions;
 pub use dwarf::{DwarfError, SharedBytes, SplitFiles, SplitSearch, SplitUnit};
-pub use elf::{DebugLink, ElfError, SupplementaryLink};
+pub use elf::{DebugLink, ElfError, SupplementaryLink, build_id};
 pub use expression::ExpressionError;
 pub use image::{Frame, Image, Missing, Resolved};
 pub use nmiscope_names::{demangle, short_name};

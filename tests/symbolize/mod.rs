@@ -9,6 +9,7 @@ mod truth;
 
 use std::path::{Path, PathBuf};
 
+use nmiscope::images::DebugSearch;
 use nmiscope::images::modules::Modules;
 use nmiscope::symbolize::{Annotator, Format, LogSummary, Lookup};
 use nmiscope_report::reference::ResolvedReference;
@@ -27,7 +28,7 @@ fn annotate_in(
     format: Format,
 ) -> (Vec<u8>, LogSummary) {
     let image = Image::parse(image).expect("an image");
-    let modules = Modules::new(modules.to_vec(), Vec::new());
+    let modules = Modules::new(modules.to_vec(), &DebugSearch::default());
     let lookup = Lookup::new(&image, &modules, SourceRoots::default());
     let mut output = Vec::new();
     let mut annotator = Annotator::new(lookup, None, format, &mut output);

@@ -72,13 +72,14 @@ fn an_unreadable_module_is_reported_with_the_reason() {
     assert!(finished.stderr.contains("no/such/directory"), "{}", finished.stderr);
 }
 
-/// Builds a module of one function, `outer`, into which another is inlined. Returns its build-id.
-fn small_module(directory: &Path) -> String {
+/// Builds a module of one function, `outer`, into which another is inlined, with these options of gcc too. Returns
+/// its build-id.
+fn small_module(directory: &Path, options: &[&str]) -> String {
     let source = "int counter;\n\
                   static inline void inner(void) { counter++; }\n\
                   void outer(void) { inner(); inner(); }\n";
     std::fs::write(directory.join("small.c"), source).expect("a file");
-    run("gcc", &["-O2", "-g", "-c", "small.c"], directory);
+    run("gcc", &[&["-O2", "-g", "-c", "small.c"], options].concat(), directory);
     run("ld", &["-r", "--build-id", "small.o", "-o", "small.ko"], directory);
     let notes = run("readelf", &["--notes", "small.ko"], directory);
     let id = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: "));
@@ -90,7 +91,7 @@ fn small_module(directory: &Path) -> String {
 fn a_stripped_module_gets_its_debug_file_by_build_id() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path();
-    let id = small_module(path);
+    let id = small_module(path, &[]);
     let log = format!(" outer+0x4/0x999 [small {id}]\n");
     let symbolize = || {
         let modules = nmiscope(["symbolize", "-q", "--modules"]).arg(path);
@@ -111,9 +112,53 @@ fn a_stripped_module_gets_its_debug_file_by_build_id() {
 
 #[test]
 #[ignore = "needs gcc"]
+fn a_stripped_module_gets_the_debug_file_that_it_names() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let id = small_module(path, &[]);
+    let log = format!(" outer+0x4/0x999 [small {id}]\n");
+    let symbolize =
+        || nmiscope(["symbolize", "--modules"]).arg(path).run_with_input(log.as_bytes());
+    let expected = symbolize().expect_code(exit::CLEAN).stdout;
+    assert!(expected.contains("small.c:3"), "{expected}");
+    // A name that is not found as a module's own.
+    run("objcopy", &["--only-keep-debug", "small.ko", "symbols"], path);
+    run("objcopy", &["--strip-debug", "--add-gnu-debuglink=symbols", "small.ko"], path);
+    std::fs::create_dir(path.join(".debug")).expect("a directory");
+    std::fs::rename(path.join("symbols"), path.join(".debug/symbols")).expect("a file");
+    assert_eq!(symbolize().expect_code(exit::CLEAN).stdout, expected);
+    std::fs::write(path.join(".debug/symbols"), "another file").expect("a file");
+    let finished = symbolize();
+    assert!(!finished.stdout.contains("small.c:3"), "{}", finished.stdout);
+    assert!(
+        finished.stderr.contains("symbols was found and does not match"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[test]
+#[ignore = "needs gcc"]
+fn a_modules_split_units_are_read_from_their_files() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let id = small_module(path, &["-gsplit-dwarf"]);
+    let log = format!(" outer+0x4/0x999 [small {id}]\n");
+    let symbolize =
+        || nmiscope(["symbolize", "--modules"]).arg(path).run_with_input(log.as_bytes());
+    let found = symbolize().expect_code(exit::CLEAN).stdout;
+    assert!(found.contains("inner") && found.contains("small.c:3"), "{found}");
+    std::fs::remove_file(path.join("small.dwo")).expect("a file");
+    let finished = symbolize();
+    assert!(!finished.stdout.contains("inner"), "{}", finished.stdout);
+    assert!(finished.stderr.contains("small.dwo was not found"), "{}", finished.stderr);
+}
+
+#[test]
+#[ignore = "needs gcc"]
 fn a_module_with_another_build_id_is_not_used() {
     let directory = tempfile::tempdir().expect("a directory");
-    let id = small_module(directory.path());
+    let id = small_module(directory.path(), &[]);
     let other = format!("{}00", &id[2..]);
     let log = format!(" outer+0x4/0x999 [small {other}]\n");
     let finished = nmiscope(["symbolize", "--modules"])

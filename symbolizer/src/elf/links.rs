@@ -20,6 +20,12 @@ pub struct SupplementaryLink<'data> {
     pub id: &'data [u8],
 }
 
+/// Returns the GNU build-id of an ELF file of any kind, an object that was not linked included; `None` for
+/// another file, or one without a build-id.
+pub fn build_id(file: &[u8]) -> Option<&[u8]> {
+    Elf::parse_object(file).ok()?.build_id()
+}
+
 impl SupplementaryLink<'_> {
     /// True if `file` is the supplementary file that is meant, by its build-id or its checksum.
     pub fn matches(&self, file: &[u8]) -> bool {

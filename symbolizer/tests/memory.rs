@@ -147,7 +147,7 @@ fn a_file_with_many_split_units_is_decompressed_once() {
 }
 
 #[test]
-fn a_file_that_matches_many_split_units_spends_the_budget_of_the_search() {
+fn a_file_that_matches_many_split_units_spends_the_budget() {
     let file = split_file(0..1000, 8 << 20);
     let search = SplitSearch::default();
     let matches = |id| {

@@ -32,13 +32,13 @@ fn run(program: &str, arguments: &[&str], directory: &Path) -> String {
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
-/// What gdb prints for an expression, without `$1 = `.
+/// The value that gdb prints for an expression.
 fn gdb(directory: &Path, expression: &str) -> String {
     let print = format!("output {expression}");
     run("gdb", &["-nx", "-batch", "-ex", &print, "types"], directory).trim().to_owned()
 }
 
-/// A stack of zeros.
+/// Memory in which each byte is zero.
 struct Zeros;
 
 impl VirtualMemory for Zeros {

@@ -13,15 +13,20 @@ use nmiscope_symbolizer::{
     SplitUnit, TypeError, Types,
 };
 
-/// A version 4 unit with a namespace of this name, and in it so many base types `t000000`, `t000001` and so on.
+/// A version 4 unit with a namespace of this name, and in it base types `t000000`, `t000001` and so on.
 fn types_in_a_namespace(namespace: &str, types: usize) -> Vec<u8> {
+    types_named(namespace, (0..types).map(|number| format!("t{number:06}")))
+}
+
+/// A version 4 unit with a namespace of this name, and in it base types of these names.
+fn types_named(namespace: &str, types: impl Iterator<Item = String>) -> Vec<u8> {
     // DW_TAG_compile_unit; DW_TAG_namespace and DW_TAG_base_type with DW_AT_name as DW_FORM_string.
     let table = vec![1, 0x11, 1, 0, 0, 2, 0x39, 1, 3, 8, 0, 0, 3, 0x24, 0, 3, 8, 0, 0, 0];
     let mut body = vec![4, 0, 0, 0, 0, 0, 8, 1, 2];
     body.extend(namespace.as_bytes());
     body.push(0);
-    for number in 0..types {
-        body.extend(format!("\x03t{number:06}\0").as_bytes());
+    for name in types {
+        body.extend(format!("\x03{name}\0").as_bytes());
     }
     body.extend([0, 0]);
     let info = [&u32::to_le_bytes(body.len() as u32)[..], &body].concat();
@@ -51,6 +56,17 @@ fn paths_of_types_have_a_budget_of_memory() {
     let image = Image::parse(&bytes).expect("an image");
     let types = Types::new(&image).expect("debug information");
     assert_eq!(types.type_named("n::t069999").expect("a type").name(), "t069999");
+}
+
+/// Each unit of a kernel repeats the types of its headers, as these 20 MB of one name do.
+#[test]
+fn types_that_are_repeated_are_counted_once() {
+    let name = "t".repeat(1000);
+    let bytes = types_named("n", std::iter::repeat_n(name.clone(), 20_000));
+    let image = Image::parse(&bytes).expect("an image");
+    let types = Types::new(&image).expect("debug information");
+    assert_eq!(types.type_named(&format!("n::{name}")).expect("a type").name(), name);
+    assert!(!image.is_budget_spent());
 }
 
 #[test]

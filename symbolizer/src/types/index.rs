@@ -15,12 +15,12 @@ use crate::dwarf::{
 
 /// Nested namespaces that are followed; names deeper than that are left out.
 const MAX_NAMESPACES: usize = 64;
-/// Bytes of memory that the names may take. Those of a distribution kernel take a third.
+/// Bytes of memory that the names may take. Those of a distribution kernel take 12 MiB.
 const MAX_BYTES: usize = 64 << 20;
 /// Bytes of memory that a name takes beside its text: its place in a map, with the map's free places, and the
 /// list of its entries.
 const NAME: usize = 192;
-/// Bytes of a path whose copying takes as long as a unit of work.
+/// Bytes of a name whose copying takes as long as a unit of work.
 const COPIED: usize = 16;
 /// Entries that are kept for one name; further ones are dropped.
 const MAX_SAME_NAME: usize = 64;
@@ -183,15 +183,15 @@ impl Index {
                     }
                     let length =
                         [&name, &linkage_name].into_iter().flatten().map(String::len).sum();
-                    dwarf.work().spend_text(length, "the names of variables")?;
                     let names = [name, linkage_name];
                     let work = dwarf.work();
+                    spend_copying(work, length)?;
                     self.add_variable(work, &mut namespaces, names, at, attributes.declaration)?;
                     skip_below = depth;
                 }
                 _ => {
                     if let Some(name) = text(attributes.name).filter(|_| !attributes.declaration) {
-                        dwarf.work().spend_text(name.len(), "the names of types")?;
+                        spend_copying(dwarf.work(), name.len())?;
                         self.add_type(dwarf.work(), &mut namespaces, &name, at)?;
                     }
                     skip_below = depth;
@@ -304,7 +304,7 @@ impl Namespaces {
         if length > MAX_PATH {
             return Ok(None);
         }
-        work.spend((length / COPIED) as u64, "the names of variables and types")?;
+        spend_copying(work, length)?;
         self.text.truncate(self.length);
         self.text.push_str(name);
         Ok(Some(&self.text))
@@ -323,6 +323,12 @@ impl<'a> Attributes<'a> {
             _ => {}
         }
     }
+}
+
+/// Takes the work of copying a name off the budget. The memory of a name is counted where it is kept: most are
+/// those of types that each unit repeats.
+fn spend_copying(work: &Work, length: usize) -> Result<(), DwarfError> {
+    work.spend((length / COPIED) as u64, "the names of variables and types")
 }
 
 fn is_wanted(tag: DwTag) -> bool {

@@ -36,6 +36,8 @@
 //! | `report`, `summary` | the report with its backtraces, and its result in one line |
 //! | `redact` | reports without what the guest printed or held |
 //! | `former` | reports of the former version |
+//! | `wait_words` | waits in words |
+//! | `wait_graph` | the wait graph of a hang as a picture, as dot, and in words |
 //! | `json`, `text` | the two forms of a report |
 
 #![forbid(unsafe_code)]
@@ -59,6 +61,8 @@ pub mod sanitize;
 pub mod summary;
 pub mod text;
 pub mod units;
+pub mod wait_graph;
+mod wait_words;
 
 pub use bucket::bucket;
 pub use class::Class;

@@ -15,6 +15,7 @@ use super::super::{
 };
 use super::{BAD, DIM, GOOD};
 use crate::units::{plural, ranges, seconds};
+use crate::wait_words::waits;
 
 /// The most columns of the line of a blamed party that is not broken before its waits.
 const WIDTH: usize = 100;
@@ -220,18 +221,6 @@ fn held(hang: &Hang, lock: &str) -> String {
         _ => String::new(),
     };
     format!("{}{taken}", line(lock))
-}
-
-pub(super) fn waits(edge: &WaitEdge) -> String {
-    let to = line(&edge.to);
-    match edge.kind {
-        WaitKind::WaitsFor => format!("waits for {to}"),
-        WaitKind::CallsFunction => format!("waits for {to} to answer its call-function IPI"),
-        WaitKind::BringsUp => format!("waits for {to} to come online"),
-        WaitKind::RunsOn => format!("runs on {to}"),
-        WaitKind::SleepsOn => format!("sleeps on {to}"),
-        WaitKind::HeldBy => format!("is held by {to}"),
-    }
 }
 
 fn source(place: &SourceLine) -> String {

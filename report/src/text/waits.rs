@@ -1,14 +1,11 @@
 //! The waits of a moment as text, a line each.
 //!
-//! Owns the order of a line, and which waits are left out; the words for a wait are those of `hang`. Called
-//! by `backtrace`.
+//! Owns which waits are left out; the words for a wait are those of `wait_words`. Called by `backtrace`.
 
 use std::fmt::Write as _;
 
-use super::super::sanitize::line;
 use super::super::{Hang, WaitEdge, WaitGraph, WaitKind};
-use super::hang::waits;
-use crate::units::seconds;
+use crate::wait_words::sentence;
 
 /// Appends a line for each wait: the waiting party, what it waits for, its holder, and the duration. The
 /// lines of these hangs have named their waits.
@@ -19,10 +16,7 @@ pub fn show(text: &mut String, graph: &WaitGraph, hangs: &[&Hang]) {
     for edge in graph.edges.iter().filter(is_shown) {
         let is_held = |held: &&WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;
         let holder = graph.edges.iter().find(is_held);
-        let holder =
-            holder.map_or_else(String::new, |held| format!(", held by {}", line(&held.to)));
-        let lasted = edge.lasted_ms.map_or_else(String::new, |ms| format!(" ({})", seconds(ms)));
-        let _ = writeln!(text, "{} {}{holder}{lasted}", line(&edge.from), waits(edge));
+        let _ = writeln!(text, "{}", sentence(edge, holder.map(|held| held.to.as_str())));
     }
 }
 

@@ -1,0 +1,95 @@
+//! Folding: equal parties in one box, so that a picture of many is readable.
+//!
+//! Owns which parties are equal: those without waits that do the same, and those that only wait for the same
+//! thing. Called by `model`.
+
+use std::collections::BTreeMap;
+
+use super::model::{Arrow, Graph, Mark, Party};
+use super::words;
+
+/// The most equal waiters that have a box each.
+const MAX_WAITERS: usize = 8;
+
+/// The property that the parties of a box share.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    /// No arrow begins or ends here: kind and state of the party.
+    Apart(&'static str, &'static str, Mark),
+    /// One arrow begins here and none ends: the kind of party, the index of its target and the kind of wait.
+    Waiter(&'static str, usize, u8, Mark),
+}
+
+/// Returns the graph with its equal parties folded.
+pub fn fold(graph: Graph<'_>) -> Graph<'_> {
+    let groups = groups(&graph);
+    let mut leader: Vec<usize> = (0..graph.parties.len()).collect();
+    for (likeness, members) in &groups {
+        if members.len() > most_alone(likeness) {
+            for &member in members {
+                leader[member] = members[0];
+            }
+        }
+    }
+    merge(graph, &leader)
+}
+
+/// Returns the most equal parties that have a box each.
+fn most_alone(likeness: &Likeness) -> usize {
+    match likeness {
+        Likeness::Apart(_, _, Mark::None) => 1,
+        Likeness::Apart(..) | Likeness::Waiter(..) => MAX_WAITERS,
+    }
+}
+
+fn groups(graph: &Graph<'_>) -> BTreeMap<Likeness, Vec<usize>> {
+    let mut incoming = vec![0_usize; graph.parties.len()];
+    let mut outgoing: Vec<Vec<&Arrow<'_>>> = vec![Vec::new(); graph.parties.len()];
+    for arrow in &graph.arrows {
+        incoming[arrow.to] += 1;
+        outgoing[arrow.from].push(arrow);
+    }
+    let mut groups: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+    for (index, party) in graph.parties.iter().enumerate() {
+        let kind = &party.members[0].kind;
+        let likeness = match (incoming[index], outgoing[index].as_slice()) {
+            (0, []) => Likeness::Apart(words::noun(kind), words::state(kind), party.mark),
+            (0, [arrow]) => {
+                Likeness::Waiter(words::noun(kind), arrow.to, arrow.kind() as u8, party.mark)
+            }
+            _ => continue,
+        };
+        groups.entry(likeness).or_default().push(index);
+    }
+    groups
+}
+
+/// Returns the graph in which each party is in the box of its leader, which is the first of them.
+fn merge<'a>(graph: Graph<'a>, leader: &[usize]) -> Graph<'a> {
+    let mut place = vec![0; leader.len()];
+    let mut parties: Vec<Party<'a>> = Vec::new();
+    for (index, party) in graph.parties.into_iter().enumerate() {
+        if leader[index] == index {
+            place[index] = parties.len();
+            parties.push(party);
+        } else {
+            place[index] = place[leader[index]];
+            parties[place[index]].members.extend(party.members);
+        }
+    }
+    let mut arrows: Vec<Arrow<'a>> = Vec::new();
+    let mut of_leader: BTreeMap<usize, usize> = BTreeMap::new();
+    for arrow in graph.arrows {
+        let (from, to) = (place[arrow.from], place[arrow.to]);
+        // A folded party has one arrow.
+        let is_folded = parties[from].members.len() > 1;
+        match of_leader.get(&from).filter(|_| is_folded) {
+            Some(&first) => arrows[first].edges.extend(arrow.edges),
+            None => {
+                of_leader.insert(from, arrows.len());
+                arrows.push(Arrow { from, to, ..arrow });
+            }
+        }
+    }
+    Graph { parties, arrows, dangling: graph.dangling }
+}

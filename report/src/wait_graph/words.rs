@@ -1,0 +1,276 @@
+//! Words of boxes and arrows: names, states, durations, and the longer texts of their titles.
+//!
+//! Owns these words and their length; sentences are in `wait_words`, which the text report shares. Called by the
+//! module's interface, `fold` and `dot`.
+
+use super::model::{Arrow, Mark, Party};
+use crate::sanitize::line;
+use crate::units::{plural, ranges, seconds};
+use crate::wait_words::sentence;
+use crate::{ActivityState, LockKind, NodeKind, SourceLine, TaskState, WaitKind, WaitNode};
+
+/// The most characters of a name in a box.
+const MAX_NAME: usize = 26;
+/// The most characters of the second line of a box.
+const MAX_STATE: usize = 32;
+/// The most names in a title.
+const MAX_NAMES: usize = 200;
+
+/// The text of a box.
+#[derive(Debug)]
+pub struct Text {
+    /// Name of the party, or number of parties.
+    pub name: String,
+    /// Kind and state.
+    pub state: String,
+    /// Part in the hang; empty for none.
+    pub part: &'static str,
+    /// Everything in full, for who points at the box or hears it.
+    pub title: String,
+}
+
+/// Returns the text of a box.
+pub fn text(party: &Party<'_>) -> Text {
+    let (name, state, title) = match party.members.as_slice() {
+        [node] => {
+            let name = line(&node.id);
+            let (state, more) = (state_line(node, party), in_full(node));
+            let title = format!("{name}: {state}{more}");
+            (name, state, title)
+        }
+        members => folded(members, party),
+    };
+    let part = part(party);
+    let title = if part.is_empty() { title } else { format!("{title}; {part}") };
+    Text { name: shorten(&name, MAX_NAME), state: shorten(&state, MAX_STATE), part, title }
+}
+
+/// Returns the part of a box in the hang.
+pub fn part(party: &Party<'_>) -> &'static str {
+    match (party.mark, party.in_cycle) {
+        (Mark::Blamed, true) => "blamed, in the cycle",
+        (Mark::Blamed, false) => "blamed",
+        (Mark::Victim, true) => "victim, in the cycle",
+        (Mark::Victim, false) => "victim",
+        (Mark::None, true) => "in the cycle",
+        (Mark::None, false) => "",
+    }
+}
+
+/// Returns name, second line and title of several equal parties.
+fn folded(members: &[&WaitNode], party: &Party<'_>) -> (String, String, String) {
+    let kind = &members[0].kind;
+    let count = members.len();
+    let are_equal = members.iter().all(|member| state(&member.kind) == state(kind));
+    let adjective = match (party.waits, kind) {
+        (None, NodeKind::Cpu { activity: ActivityState::Dead, .. }) => "halted",
+        (None, NodeKind::Cpu { activity: ActivityState::Unknown, .. }) => "",
+        (None, NodeKind::Task { state: TaskState::Unknown, .. }) => "",
+        _ if !are_equal => "",
+        (None, kind) => state(kind),
+        (Some(_), _) => "waiting",
+    };
+    let space = if adjective.is_empty() { "" } else { " " };
+    let name = format!("{count} {adjective}{space}{}s", noun(kind));
+    let names = names(members, MAX_NAMES);
+    let left_out = match count.saturating_sub(MAX_NAMES) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let title = format!("{name}: {}{left_out}", names.join(", "));
+    let state = match names.as_slice() {
+        [first, .., last] if names.join(", ").chars().count() > MAX_STATE => {
+            let half = MAX_STATE / 2 - 2;
+            format!("{} ... {}", shorten(first, half), shorten(last, half))
+        }
+        _ => names.join(", "),
+    };
+    (name, state, title)
+}
+
+/// Returns the names of parties, CPUs in a row as a range; of `most` parties at most.
+fn names(members: &[&WaitNode], most: usize) -> Vec<String> {
+    let mut cpus = Vec::new();
+    let mut names = Vec::new();
+    for member in members.iter().take(most) {
+        match member.kind {
+            NodeKind::Cpu { cpu, .. } => cpus.push(cpu),
+            _ => names.push(line(&member.id)),
+        }
+    }
+    cpus.sort_unstable();
+    let mut all = ranges(&cpus);
+    all.extend(names);
+    all
+}
+
+/// Returns the noun for a kind of party.
+pub fn noun(kind: &NodeKind) -> &'static str {
+    match kind {
+        NodeKind::Cpu { .. } => "CPU",
+        NodeKind::Task { .. } => "task",
+        NodeKind::Lock { lock, .. } => lock_noun(*lock),
+        NodeKind::Queue { .. } => "queue",
+    }
+}
+
+fn lock_noun(lock: LockKind) -> &'static str {
+    match lock {
+        LockKind::Spin => "spinlock",
+        LockKind::Ticket => "ticket lock",
+        LockKind::Mutex => "mutex",
+        LockKind::RwSemaphore => "rwsem",
+        LockKind::Unknown => "lock",
+    }
+}
+
+/// Returns the state of a party; empty for a lock and a queue.
+pub fn state(kind: &NodeKind) -> &'static str {
+    match kind {
+        NodeKind::Cpu { activity, .. } => match activity {
+            ActivityState::Running => "running",
+            ActivityState::Stuck => "stuck",
+            ActivityState::Idle => "idle",
+            ActivityState::Dead => "halted with interrupts off",
+            ActivityState::Offline => "offline",
+            ActivityState::Absent => "absent",
+            ActivityState::Unknown => "state unknown",
+        },
+        NodeKind::Task { state, .. } => match state {
+            TaskState::Ready => "ready",
+            TaskState::Running => "running",
+            TaskState::Blocked => "blocked",
+            TaskState::Sleeping => "sleeping",
+            TaskState::Ended => "ended",
+            TaskState::Absent => "absent",
+            TaskState::Unknown => "state unknown",
+        },
+        NodeKind::Lock { .. } | NodeKind::Queue { .. } => "",
+    }
+}
+
+/// Returns the second line of one party's box: its kind and its state.
+fn state_line(node: &WaitNode, party: &Party<'_>) -> String {
+    match &node.kind {
+        NodeKind::Cpu { activity, .. } => {
+            let state = match (party.waits, activity) {
+                (Some(WaitKind::WaitsFor), ActivityState::Running | ActivityState::Stuck) => {
+                    "spinning"
+                }
+                _ => state(&node.kind),
+            };
+            format!("CPU, {state}")
+        }
+        NodeKind::Task { state: TaskState::Absent, .. } => "task, absent".into(),
+        NodeKind::Task { cpu, .. } => format!("task on cpu{cpu}, {}", state(&node.kind)),
+        NodeKind::Lock { lock, held_by, taken_at, .. } => {
+            let is_drawn = party.waits == Some(WaitKind::HeldBy);
+            let holder = match (held_by, taken_at) {
+                _ if *lock == LockKind::Unknown => ", no valid lock".into(),
+                (Some(_), Some(place)) if is_drawn => format!(", taken at {}", file_line(place)),
+                (Some(_), None) if is_drawn => String::new(),
+                (Some(_), _) if party.is_target => ", its holder keeps changing".into(),
+                (Some(holder), _) => format!(", held by {}", line(holder)),
+                (None, _) => ", nobody holds it".into(),
+            };
+            format!("{}{holder}", lock_noun(*lock))
+        }
+        NodeKind::Queue { .. } => "queue".into(),
+    }
+}
+
+/// Returns the name of a file without its directories, and the line.
+fn file_line(place: &SourceLine) -> String {
+    let file = place.file.rsplit('/').next().unwrap_or_default();
+    line(&format!("{file}:{}", place.line))
+}
+
+/// Returns the facts of a party that its box has no room for.
+fn in_full(node: &WaitNode) -> String {
+    match &node.kind {
+        NodeKind::Cpu { task: Some(task), .. } => format!(", ran task {}", line(task)),
+        NodeKind::Cpu { task: None, .. } => String::new(),
+        NodeKind::Task { task, name, .. } => match line(name) {
+            name if name.is_empty() || node.id.starts_with(&name) => format!(", number {task}"),
+            name => format!(", number {task}, named {name}"),
+        },
+        NodeKind::Lock { symbol, address, taken_at, .. } => {
+            let taken = taken_at.as_ref().map_or_else(String::new, |place| {
+                format!(", taken at {}", line(&format!("{}:{}", place.file, place.line)))
+            });
+            format!("{}, at {}{taken}", symbol_if_other(symbol, node), line(address))
+        }
+        NodeKind::Queue { symbol, address } => {
+            format!("{}, at {}", symbol_if_other(symbol, node), line(address))
+        }
+    }
+}
+
+/// Returns the symbol, unless the party is named so.
+fn symbol_if_other(symbol: &Option<String>, node: &WaitNode) -> String {
+    let symbol = symbol.as_ref().filter(|symbol| **symbol != node.id);
+    symbol.map_or_else(String::new, |symbol| format!(", {}", line(symbol)))
+}
+
+/// Returns the text on an arrow: the kind of wait and its duration.
+pub fn label(arrow: &Arrow<'_>) -> String {
+    let many = arrow.edges.len() > 1;
+    let words = match arrow.kind() {
+        WaitKind::WaitsFor if many => "wait",
+        WaitKind::WaitsFor => "waits",
+        WaitKind::HeldBy => "held by",
+        WaitKind::CallsFunction => "call-function IPI",
+        WaitKind::BringsUp => "brings up",
+        WaitKind::RunsOn if many => "run on",
+        WaitKind::RunsOn => "runs on",
+        WaitKind::SleepsOn if many => "sleep",
+        WaitKind::SleepsOn => "sleeps",
+    };
+    let lasted = arrow.edges.iter().filter_map(|edge| edge.lasted_ms);
+    // A JSON number may be too large for a float, and not for a picture.
+    let lasted = lasted.map(|ms| ms.clamp(0.0, 1e12));
+    let longest = lasted.clone().fold(None, |longest: Option<f64>, ms| {
+        Some(longest.map_or(ms, |longest| longest.max(ms)))
+    });
+    match longest {
+        None => words.into(),
+        Some(ms) => {
+            let shortest = lasted.fold(ms, f64::min);
+            let (from, to) = (seconds(shortest), seconds(ms));
+            match from == to {
+                true => format!("{words} {to}"),
+                false => format!("{words} {}-{to}", from.trim_end_matches(" s")),
+            }
+        }
+    }
+}
+
+/// Returns an arrow as a sentence.
+pub fn arrow_title(arrow: &Arrow<'_>) -> String {
+    match arrow.edges.as_slice() {
+        [edge] => {
+            let place = edge.call_site.as_ref().map_or_else(String::new, |place| {
+                format!(", at {}", line(&format!("{}:{}", place.file, place.line)))
+            });
+            format!("{}{place}", sentence(edge, None))
+        }
+        edges => {
+            let first = sentence(edges[0], None);
+            format!("{}: {first}, and {} more", plural(edges.len() as u64, "wait"), edges.len() - 1)
+        }
+    }
+}
+
+/// Returns a text of `most` characters at most: of a longer one, the middle is left out.
+pub fn shorten(text: &str, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text.to_owned();
+    }
+    let kept = most.saturating_sub(3);
+    let tail = kept / 2;
+    let head = kept - tail;
+    let start: String = text.chars().take(head).collect();
+    let end: String = text.chars().skip(count - tail).collect();
+    format!("{start}...{end}")
+}

@@ -4,7 +4,7 @@
 //! Every vertex is moved to the mean of its neighbours, as near as those beside it allow: for a layer this is
 //! an isotonic regression (Best and Chakravarti, 1990), exact and linear. Called by `layout`.
 
-use super::layers::{Layers, VertexKind};
+use super::layers::{Layers, Vertex, VertexKind};
 use super::order::{Order, places};
 
 /// Space between boxes beside each other.
@@ -13,7 +13,8 @@ const BOX_GAP: f64 = 28.0;
 const LINE_GAP: f64 = 14.0;
 /// The least distance between the ports of a box.
 pub const PORT_DISTANCE: f64 = 9.0;
-/// The greatest distance between the ports of a box.
+/// The greatest distance between two ports of a box, and between more.
+const MAX_PAIR_DISTANCE: f64 = 72.0;
 const MAX_PORT_DISTANCE: f64 = 36.0;
 /// Width at each end of a box's edge that has no ports.
 pub const PORT_MARGIN: f64 = 22.0;
@@ -91,7 +92,8 @@ fn ports(layers: &Layers, order: &Order) -> Ports {
             let mut sorted = links.to_vec();
             sorted.sort_by_key(|&link| (places[other(link)], link));
             let usable = (vertex.width - 2.0 * PORT_MARGIN).max(0.0);
-            let step = (usable / (links.len().max(2) - 1) as f64).min(MAX_PORT_DISTANCE);
+            let most = if links.len() == 2 { MAX_PAIR_DISTANCE } else { MAX_PORT_DISTANCE };
+            let step = (usable / (links.len().max(2) - 1) as f64).min(most);
             let first = -step * (links.len().saturating_sub(1)) as f64 / 2.0;
             for (place, &link) in sorted.iter().enumerate() {
                 offsets[link] = first + step * place as f64;
@@ -158,6 +160,10 @@ fn wanted(
     use_below: bool,
 ) -> (f64, f64) {
     let seen = &layers.vertices[vertex];
+    let (use_above, use_below) = match seen.kind {
+        VertexKind::Label if use_above && use_below => straight_side(layers, seen),
+        _ => (use_above, use_below),
+    };
     let (mut sum, mut count) = (0.0, 0_u32);
     for &link in seen.above.iter().filter(|_| use_above) {
         sum += x[layers.links[link].upper] + ports.upper[link] - ports.lower[link];
@@ -173,4 +179,17 @@ fn wanted(
         (count, VertexKind::Bend) => (sum / f64::from(count), 4.0),
         (count, VertexKind::Box(_) | VertexKind::Label) => (sum / f64::from(count), 1.0),
     }
+}
+
+/// Returns the side, above or below, on which the line of a label is straight: the one that fewer links share.
+fn straight_side(layers: &Layers, label: &Vertex) -> (bool, bool) {
+    let shared = |links: &[usize], is_above: bool| {
+        let ends = links.first().map(|&link| layers.links[link]);
+        ends.map_or(0, |ends| match is_above {
+            true => layers.vertices[ends.upper].below.len(),
+            false => layers.vertices[ends.lower].above.len(),
+        })
+    };
+    let is_above = shared(&label.above, true) <= shared(&label.below, false);
+    (is_above, !is_above)
 }

@@ -44,7 +44,8 @@ fn cluster(text: &mut String, index: usize, name: &str, waits: &Waits<'_>) {
     }
     for arrow in &graph.arrows {
         let Arrow { from, to, .. } = arrow;
-        let _ = writeln!(text, "    h{index}_n{from} -> h{index}_n{to} [{}];", edge_attributes(arrow));
+        let _ =
+            writeln!(text, "    h{index}_n{from} -> h{index}_n{to} [{}];", edge_attributes(arrow));
     }
     text.push_str(&dangling(&graph));
     text.push_str("  }\n");
@@ -67,7 +68,8 @@ fn node_attributes(party: &Party<'_>) -> String {
         NodeKind::Queue { .. } => "shape=cylinder color=blue",
     };
     let text = words::text(party);
-    let mut lines = vec![line(&node.id), text.state];
+    let mut lines = vec![line(&node.id)];
+    lines.extend(text.lines);
     lines.extend((!text.part.is_empty()).then(|| text.part.to_owned()));
     let mark = match party.mark {
         Mark::Blamed => " color=red penwidth=3",
@@ -83,7 +85,9 @@ fn edge_attributes(arrow: &Arrow<'_>) -> String {
     let style = match arrow.kind() {
         WaitKind::HeldBy => " style=dashed arrowhead=empty",
         WaitKind::RunsOn => " style=dotted",
-        WaitKind::WaitsFor | WaitKind::CallsFunction | WaitKind::BringsUp | WaitKind::SleepsOn => "",
+        WaitKind::WaitsFor | WaitKind::CallsFunction | WaitKind::BringsUp | WaitKind::SleepsOn => {
+            ""
+        }
     };
     // Two colours with a colon between them are two lines.
     let cycle = if arrow.in_cycle { " color=\"red:invis:red\"" } else { "" };

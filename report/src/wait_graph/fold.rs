@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use super::model::{Arrow, Graph, Mark, Party};
 use super::words;
 
-/// The most equal waiters that have a box each.
-const MAX_WAITERS: usize = 8;
+/// The most equal waiters that have a box each, and fewer where there are still more than [`MANY`] boxes.
+const MAX_WAITERS: [usize; 3] = [8, 3, 1];
+/// The number of boxes from which more of them are folded.
+const MANY: usize = 60;
 
 /// The property that the parties of a box share.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,22 +25,28 @@ enum Likeness {
 /// Returns the graph with its equal parties folded.
 pub fn fold(graph: Graph<'_>) -> Graph<'_> {
     let groups = groups(&graph);
+    let boxes = |most: usize| {
+        let folded = groups.iter().filter(|(likeness, group)| group.len() > alone(likeness, most));
+        graph.parties.len() - folded.map(|(_, group)| group.len() - 1).sum::<usize>()
+    };
+    let few = MAX_WAITERS.into_iter().find(|&most| boxes(most) <= MANY);
+    let most = few.unwrap_or(MAX_WAITERS[MAX_WAITERS.len() - 1]);
     let mut leader: Vec<usize> = (0..graph.parties.len()).collect();
-    for (likeness, members) in &groups {
-        if members.len() > most_alone(likeness) {
-            for &member in members {
-                leader[member] = members[0];
+    for (likeness, group) in &groups {
+        if group.len() > alone(likeness, most) {
+            for &member in group {
+                leader[member] = group[0];
             }
         }
     }
     merge(graph, &leader)
 }
 
-/// Returns the most equal parties that have a box each.
-fn most_alone(likeness: &Likeness) -> usize {
+/// Returns the most equal parties that have a box each; `most` for those that have a part in the hang.
+fn alone(likeness: &Likeness, most: usize) -> usize {
     match likeness {
         Likeness::Apart(_, _, Mark::None) => 1,
-        Likeness::Apart(..) | Likeness::Waiter(..) => MAX_WAITERS,
+        Likeness::Apart(..) | Likeness::Waiter(..) => most,
     }
 }
 

@@ -17,9 +17,9 @@ pub const NAME_ADVANCE: f64 = 13.0 * 0.61;
 pub const SMALL_ADVANCE: f64 = 11.0 * 0.61;
 /// Height of a label.
 pub const LABEL_HEIGHT: f64 = 18.0;
-/// Height of a box with two lines, and of the third one.
-const BOX_HEIGHT: f64 = 46.0;
-const PART_HEIGHT: f64 = 16.0;
+/// Height of a box with a name alone, and of each other line.
+const NAME_HEIGHT: f64 = 30.0;
+pub const LINE_HEIGHT: f64 = 16.0;
 /// Space above and below a box, in which arrows are vertical and have their heads.
 const STUB: f64 = 10.0;
 /// Width of the rows that parts are put in, unless one is wider.
@@ -87,12 +87,17 @@ pub fn layout(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Option<La
         height: 0.0,
     };
     let mut budget = layers::MAX_VERTICES;
-    let mut rows = Rows { x: MARGIN, y: MARGIN, height: 0.0 };
+    let mut drawings = Vec::new();
     for part in parts(graph) {
         let drawing = Drawing::new(graph, &part, &sizes, labels, budget)?;
         budget -= drawing.layers.vertices.len().min(budget);
+        drawings.push((part, drawing));
+    }
+    let widest = drawings.iter().map(|(_, drawing)| drawing.places.width);
+    let mut rows = Rows::new(widest.fold(ROW_WIDTH, f64::max));
+    for (part, drawing) in &drawings {
         let (x, y) = rows.place(drawing.places.width, drawing.height);
-        drawing.put(&part, &sizes, (x, y), &mut layout);
+        drawing.put(part, &sizes, (x, y), &mut layout);
         for &arrow in &part.loops {
             put_loop(graph.arrows[arrow].from, arrow, labels, &mut layout);
         }
@@ -107,11 +112,16 @@ struct Rows {
     x: f64,
     y: f64,
     height: f64,
+    width: f64,
 }
 
 impl Rows {
+    fn new(width: f64) -> Self {
+        Self { x: MARGIN, y: MARGIN, height: 0.0, width }
+    }
+
     fn place(&mut self, width: f64, height: f64) -> (f64, f64) {
-        if self.x > MARGIN && self.x + width > ROW_WIDTH {
+        if self.x > MARGIN && self.x + width > MARGIN + self.width {
             (self.x, self.y) = (MARGIN, self.y + self.height + PART_GAP);
             self.height = 0.0;
         }
@@ -154,14 +164,16 @@ fn sizes(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Vec<Size> {
     }
     let size = |index: usize| {
         let (text, party) = (&texts[index], &graph.parties[index]);
-        let small = [&*text.state, text.part].map(|text| text_width(text, SMALL_ADVANCE));
-        let widest = small.into_iter().fold(text_width(&text.name, NAME_ADVANCE), f64::max);
+        let small = text.lines.iter().map(String::as_str).chain([text.part]);
+        let small = small.map(|line| text_width(line, SMALL_ADVANCE));
+        let widest = small.fold(text_width(&text.name, NAME_ADVANCE), f64::max);
         // In a ring, an arrow may begin where others end.
         let ports = above[index] + below[index];
         let for_ports = ports as f64 * PORT_DISTANCE + 2.0 * PORT_MARGIN;
         let width = (widest + 2.0 * padding(&party.members[0].kind)).max(for_ports).max(96.0);
-        let part = if text.part.is_empty() { 0.0 } else { PART_HEIGHT };
-        Size { width: width.ceil(), height: BOX_HEIGHT + part, beside: beside[index] }
+        let rows = text.lines.len() + usize::from(!text.part.is_empty());
+        let height = NAME_HEIGHT + LINE_HEIGHT * rows as f64;
+        Size { width: width.ceil(), height, beside: beside[index] }
     };
     (0..texts.len()).map(size).collect()
 }
@@ -322,7 +334,7 @@ fn bands(layers: &Layers, places: &Coordinates, heights: &[f64]) -> Vec<(f64, f6
     let mut top = 0.0;
     for (height, side) in tallest.into_iter().zip(widest) {
         bands.push((top, top + height));
-        top += height + 4.0 + (side * 0.1).min(36.0);
+        top += height + 6.0 + (side * 0.16).min(44.0);
     }
     bands
 }

@@ -96,7 +96,10 @@ pub enum NoPicture {
         arrows: usize,
     },
     /// The arrows pass too many layers.
-    #[error("too entangled for a picture: its arrows have more than {} bends", layers::MAX_VERTICES)]
+    #[error(
+        "too entangled for a picture: its arrows have more than {} bends",
+        layers::MAX_VERTICES
+    )]
     Entangled,
 }
 

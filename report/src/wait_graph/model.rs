@@ -101,8 +101,12 @@ pub fn unfolded<'a>(waits: &Waits<'a>) -> Graph<'a> {
     let mut parties: Vec<Party<'_>> = nodes
         .iter()
         .zip(is_loop)
-        .map(|(&node, in_cycle)| {
-            Party { members: vec![node], mark: mark(&node.id), in_cycle, waits: None, is_target: false }
+        .map(|(&node, in_cycle)| Party {
+            members: vec![node],
+            mark: mark(&node.id),
+            in_cycle,
+            waits: None,
+            is_target: false,
         })
         .collect();
     for arrow in &arrows {

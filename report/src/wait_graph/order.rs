@@ -219,7 +219,8 @@ fn pair_crossings(layers: &Layers, places: &[usize], left: usize, right: usize) 
     let (left, right) = (&layers.vertices[left], &layers.vertices[right]);
     let links = &layers.links;
     let count = |ours: &[usize], others: &[usize], is_above: bool| {
-        let end = |link: usize| places[if is_above { links[link].upper } else { links[link].lower }];
+        let end =
+            |link: usize| places[if is_above { links[link].upper } else { links[link].lower }];
         ours.iter()
             .map(|&our| others.iter().filter(|&&other| end(our) > end(other)).count())
             .sum::<usize>()

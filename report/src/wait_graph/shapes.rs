@@ -9,7 +9,7 @@ use super::layout::{LOOP_WIDTH, Rectangle, Route};
 use crate::NodeKind;
 
 /// Length and half the width of an arrow's head.
-const HEAD: (f64, f64) = (9.0, 4.5);
+const HEAD: (f64, f64) = (9.0, 5.5);
 /// The control points of a quarter of an ellipse are at this part of its radius.
 const QUARTER: f64 = 0.552;
 /// Width of a hexagon's points, and of a cylinder's ends.
@@ -28,8 +28,12 @@ impl Data {
     fn add(mut self, command: char, points: &[(f64, f64)]) -> Self {
         self.0.push(command);
         for (index, &(x, y)) in points.iter().enumerate() {
-            let space = if index == 0 { "" } else { " " };
-            let _ = write!(self.0, "{space}{} {}", number(x), number(y));
+            if index > 0 {
+                self.0.push(' ');
+            }
+            write_number(&mut self.0, x);
+            self.0.push(' ');
+            write_number(&mut self.0, y);
         }
         self
     }
@@ -42,8 +46,22 @@ impl Data {
 
 /// Returns a number with one decimal at most, as in SVG.
 pub fn number(value: f64) -> String {
-    let text = format!("{value:.1}");
-    text.strip_suffix(".0").map_or_else(|| text.clone(), str::to_owned)
+    let mut text = String::new();
+    write_number(&mut text, value);
+    text
+}
+
+fn write_number(text: &mut String, value: f64) {
+    // A picture is less than a million pixels wide.
+    let tenths = (value * 10.0).round() as i64;
+    if tenths < 0 {
+        text.push('-');
+    }
+    let (whole, tenth) = (tenths.unsigned_abs() / 10, tenths.unsigned_abs() % 10);
+    let _ = write!(text, "{whole}");
+    if tenth > 0 {
+        let _ = write!(text, ".{tenth}");
+    }
 }
 
 /// Returns the outline of a box.
@@ -135,10 +153,7 @@ fn loop_line(route: &Route) -> String {
     let Some(&(x, top, bottom)) = route.pieces.first() else { return String::new() };
     let far = x + LOOP_WIDTH;
     let end = x + HEAD.0 - 1.0;
-    Data::new()
-        .add('M', &[(x, top)])
-        .add('C', &[(far, top), (far, bottom), (end, bottom)])
-        .0
+    Data::new().add('M', &[(x, top)]).add('C', &[(far, top), (far, bottom), (end, bottom)]).0
 }
 
 /// Returns the head of an arrow.

@@ -4,7 +4,7 @@
 
 use askama::Template;
 
-use super::layout::{NAME_ADVANCE, Rectangle, Route, SMALL_ADVANCE, padding, text_width};
+use super::layout::{LINE_HEIGHT, NAME_ADVANCE, Rectangle, Route, SMALL_ADVANCE, text_width};
 use super::model::{Arrow, Graph, Mark, Party};
 use super::words::{Text, arrow_title};
 use super::{Picture, shapes};
@@ -100,10 +100,12 @@ fn description(graph: &Graph<'_>, texts: &[Text]) -> String {
     let waits = |arrow: &&Arrow<'_>| arrow.kind() != WaitKind::HeldBy;
     let waits: usize = graph.arrows.iter().filter(waits).map(|arrow| arrow.edges.len()).sum();
     let holds = graph.arrows.iter().map(|arrow| arrow.edges.len()).sum::<usize>() - waits;
-    let mut parts =
-        vec![plural(parties as u64, "CPU, task or lock").replace("CPU, task or locks", "CPUs, tasks and locks")];
-    parts.push(plural(waits as u64, "wait"));
-    parts.push(plural(holds as u64, "lock held").replace("helds", "held").replace("lock held", if holds == 1 { "lock held" } else { "locks held" }));
+    let held = if holds == 1 { "1 lock held".into() } else { format!("{holds} locks held") };
+    let mut parts = vec![
+        format!("Who waits for whom: {}", parties_in_words(parties)),
+        plural(waits as u64, "wait"),
+        held,
+    ];
     let cycle: Vec<&str> = graph
         .parties
         .iter()
@@ -124,6 +126,10 @@ fn description(graph: &Graph<'_>, texts: &[Text]) -> String {
         parts.push(format!("{waits} left out: the report does not have the party"));
     }
     parts.join("; ")
+}
+
+fn parties_in_words(count: usize) -> String {
+    if count == 1 { "1 party".into() } else { format!("{count} parties") }
 }
 
 fn arrow_view<'a>(arrow: &Arrow<'_>, route: &Route, label: &'a str) -> ArrowView<'a> {
@@ -184,24 +190,29 @@ fn box_view<'a>(
         outline: shapes::outline(kind, seen),
         ring: party.in_cycle.then(|| shapes::outline(kind, shapes::inset(seen, 4.0))),
         end: is_queue.then(|| shapes::cylinder_end(seen)),
-        texts: text_views(text, seen, padding(kind)),
+        texts: text_views(text, seen),
     }
 }
 
-fn text_views<'a>(text: &'a Text, seen: Rectangle, padding: f64) -> Vec<TextView<'a>> {
+fn text_views(text: &Text, seen: Rectangle) -> Vec<TextView<'_>> {
     let middle = seen.x + seen.width / 2.0;
-    debug_assert!(seen.width >= 2.0 * padding);
-    let mut views = vec![
-        text_view("wg-name", &text.name, NAME_ADVANCE, (middle, seen.y + 20.0)),
-        text_view("wg-state", &text.state, SMALL_ADVANCE, (middle, seen.y + 36.0)),
-    ];
-    if !text.part.is_empty() {
-        views.push(text_view("wg-part", text.part, SMALL_ADVANCE, (middle, seen.y + 52.0)));
+    let name = text_view("wg-name", &text.name, NAME_ADVANCE, (middle, seen.y + 20.0));
+    let mut views = vec![name];
+    let small = text.lines.iter().map(|line| ("wg-state", line.as_str()));
+    let part = (!text.part.is_empty()).then_some(("wg-part", text.part));
+    for ((class, line), row) in small.chain(part).zip(0_u8..) {
+        let y = seen.y + 36.0 + LINE_HEIGHT * f64::from(row);
+        views.push(text_view(class, line, SMALL_ADVANCE, (middle, y)));
     }
     views
 }
 
-fn text_view<'a>(class: &'static str, text: &'a str, advance: f64, (x, y): (f64, f64)) -> TextView<'a> {
+fn text_view<'a>(
+    class: &'static str,
+    text: &'a str,
+    advance: f64,
+    (x, y): (f64, f64),
+) -> TextView<'a> {
     // Other characters may be wider than a monospaced font's.
     let length = (!text.is_ascii()).then(|| shapes::number(text_width(text, advance)));
     TextView { class, x: shapes::number(x), y: shapes::number(y), length, text }

@@ -11,7 +11,7 @@ use crate::{ActivityState, LockKind, NodeKind, SourceLine, TaskState, WaitKind, 
 
 /// The most characters of a name in a box.
 const MAX_NAME: usize = 26;
-/// The most characters of the second line of a box.
+/// The most characters of another line of a box.
 const MAX_STATE: usize = 32;
 /// The most names in a title.
 const MAX_NAMES: usize = 200;
@@ -21,8 +21,8 @@ const MAX_NAMES: usize = 200;
 pub struct Text {
     /// Name of the party, or number of parties.
     pub name: String,
-    /// Kind and state.
-    pub state: String,
+    /// Kind and state, and below them one more fact: where a lock was taken, or the task of a CPU.
+    pub lines: Vec<String>,
     /// Part in the hang; empty for none.
     pub part: &'static str,
     /// Everything in full, for who points at the box or hears it.
@@ -31,18 +31,18 @@ pub struct Text {
 
 /// Returns the text of a box.
 pub fn text(party: &Party<'_>) -> Text {
-    let (name, state, title) = match party.members.as_slice() {
+    let (name, lines, title) = match party.members.as_slice() {
         [node] => {
-            let name = line(&node.id);
-            let (state, more) = (state_line(node, party), in_full(node));
-            let title = format!("{name}: {state}{more}");
-            (name, state, title)
+            let (name, state) = (line(&node.id), state_line(node, party));
+            let title = format!("{name}: {state}{}", in_full(node));
+            (name, std::iter::once(state).chain(detail(node, party)).collect(), title)
         }
         members => folded(members, party),
     };
+    let lines = lines.iter().map(|line| shorten(line, MAX_STATE)).collect();
     let part = part(party);
     let title = if part.is_empty() { title } else { format!("{title}; {part}") };
-    Text { name: shorten(&name, MAX_NAME), state: shorten(&state, MAX_STATE), part, title }
+    Text { name: shorten(&name, MAX_NAME), lines, part, title }
 }
 
 /// Returns the part of a box in the hang.
@@ -57,8 +57,8 @@ pub fn part(party: &Party<'_>) -> &'static str {
     }
 }
 
-/// Returns name, second line and title of several equal parties.
-fn folded(members: &[&WaitNode], party: &Party<'_>) -> (String, String, String) {
+/// Returns name, line and title of several equal parties.
+fn folded(members: &[&WaitNode], party: &Party<'_>) -> (String, Vec<String>, String) {
     let kind = &members[0].kind;
     let count = members.len();
     let are_equal = members.iter().all(|member| state(&member.kind) == state(kind));
@@ -78,14 +78,24 @@ fn folded(members: &[&WaitNode], party: &Party<'_>) -> (String, String, String) 
         more => format!(", and {more} more"),
     };
     let title = format!("{name}: {}{left_out}", names.join(", "));
-    let state = match names.as_slice() {
-        [first, .., last] if names.join(", ").chars().count() > MAX_STATE => {
-            let half = MAX_STATE / 2 - 2;
-            format!("{} ... {}", shorten(first, half), shorten(last, half))
+    (name, vec![first_names(&names)], title)
+}
+
+/// Returns as many names as a line has room for.
+fn first_names(names: &[String]) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        let separator = if index == 0 { "" } else { ", " };
+        let more = if index + 1 == names.len() { "" } else { ", ..." };
+        let length = text.chars().count() + name.chars().count() + separator.len() + more.len();
+        if index > 0 && length > MAX_STATE {
+            text.push_str(", ...");
+            break;
         }
-        _ => names.join(", "),
-    };
-    (name, state, title)
+        text.push_str(separator);
+        text.push_str(&shorten(name, MAX_STATE - 5));
+    }
+    text
 }
 
 /// Returns the names of parties, CPUs in a row as a range; of `most` parties at most.
@@ -163,19 +173,29 @@ fn state_line(node: &WaitNode, party: &Party<'_>) -> String {
         }
         NodeKind::Task { state: TaskState::Absent, .. } => "task, absent".into(),
         NodeKind::Task { cpu, .. } => format!("task on cpu{cpu}, {}", state(&node.kind)),
-        NodeKind::Lock { lock, held_by, taken_at, .. } => {
+        NodeKind::Lock { lock, held_by, .. } => {
             let is_drawn = party.waits == Some(WaitKind::HeldBy);
-            let holder = match (held_by, taken_at) {
+            let holder = match held_by {
                 _ if *lock == LockKind::Unknown => ", no valid lock".into(),
-                (Some(_), Some(place)) if is_drawn => format!(", taken at {}", file_line(place)),
-                (Some(_), None) if is_drawn => String::new(),
-                (Some(_), _) if party.is_target => ", its holder keeps changing".into(),
-                (Some(holder), _) => format!(", held by {}", line(holder)),
-                (None, _) => ", nobody holds it".into(),
+                Some(_) if is_drawn => String::new(),
+                Some(_) if party.is_target => ", its holder keeps changing".into(),
+                Some(holder) => format!(", held by {}", line(holder)),
+                None => ", nobody holds it".into(),
             };
             format!("{}{holder}", lock_noun(*lock))
         }
         NodeKind::Queue { .. } => "queue".into(),
+    }
+}
+
+/// Returns the third line of one party's box; `None` if there is nothing to add.
+fn detail(node: &WaitNode, party: &Party<'_>) -> Option<String> {
+    match &node.kind {
+        NodeKind::Cpu { task: Some(task), .. } => Some(format!("ran {}", line(task))),
+        NodeKind::Lock { taken_at: Some(place), .. } if party.waits == Some(WaitKind::HeldBy) => {
+            Some(format!("taken at {}", file_line(place)))
+        }
+        _ => None,
     }
 }
 
@@ -229,9 +249,9 @@ pub fn label(arrow: &Arrow<'_>) -> String {
     let lasted = arrow.edges.iter().filter_map(|edge| edge.lasted_ms);
     // A JSON number may be too large for a float, and not for a picture.
     let lasted = lasted.map(|ms| ms.clamp(0.0, 1e12));
-    let longest = lasted.clone().fold(None, |longest: Option<f64>, ms| {
-        Some(longest.map_or(ms, |longest| longest.max(ms)))
-    });
+    let longest = lasted
+        .clone()
+        .fold(None, |longest: Option<f64>, ms| Some(longest.map_or(ms, |longest| longest.max(ms))));
     match longest {
         None => words.into(),
         Some(ms) => {

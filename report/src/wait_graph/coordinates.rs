@@ -181,15 +181,20 @@ fn wanted(
     }
 }
 
-/// Returns the side, above or below, on which the line of a label is straight: the one that fewer links share.
+/// Returns the side, above or below, on which the line of a label is straight: that of the box which fewer links
+/// share. Between bends it is both.
 fn straight_side(layers: &Layers, label: &Vertex) -> (bool, bool) {
-    let shared = |links: &[usize], is_above: bool| {
-        let ends = links.first().map(|&link| layers.links[link]);
-        ends.map_or(0, |ends| match is_above {
-            true => layers.vertices[ends.upper].below.len(),
-            false => layers.vertices[ends.lower].above.len(),
-        })
-    };
-    let is_above = shared(&label.above, true) <= shared(&label.below, false);
-    (is_above, !is_above)
+    let ends = |links: &[usize]| links.first().map(|&link| layers.links[link]);
+    let above = ends(&label.above).map(|link| &layers.vertices[link.upper]);
+    let below = ends(&label.below).map(|link| &layers.vertices[link.lower]);
+    let is_box = |vertex: &&Vertex| matches!(vertex.kind, VertexKind::Box(_));
+    match (above.filter(is_box), below.filter(is_box)) {
+        (None, None) => (true, true),
+        (Some(_), None) => (true, false),
+        (None, Some(_)) => (false, true),
+        (Some(above), Some(below)) => {
+            let is_above = above.below.len() <= below.above.len();
+            (is_above, !is_above)
+        }
+    }
 }

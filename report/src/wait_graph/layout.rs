@@ -29,6 +29,8 @@ const PART_GAP: f64 = 36.0;
 const MARGIN: f64 = 10.0;
 /// Width beside a box that has an arrow to itself, without the label.
 pub const LOOP_WIDTH: f64 = 30.0;
+/// Height of an arrow that a box has to itself, beside the box.
+const LOOP_HEIGHT: f64 = 24.0;
 
 /// A box with its place.
 #[derive(Debug, Clone, Copy, Default)]
@@ -98,9 +100,7 @@ pub fn layout(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Option<La
     for (part, drawing) in &drawings {
         let (x, y) = rows.place(drawing.places.width, drawing.height);
         drawing.put(part, &sizes, (x, y), &mut layout);
-        for &arrow in &part.loops {
-            put_loop(graph.arrows[arrow].from, arrow, labels, &mut layout);
-        }
+        put_loops(graph, part, labels, &mut layout);
         layout.width = layout.width.max(x + drawing.places.width + MARGIN);
         layout.height = layout.height.max(y + drawing.height + MARGIN);
     }
@@ -132,9 +132,11 @@ impl Rows {
     }
 }
 
-/// Returns the width of a text with characters of one advance.
+/// Returns the width of a text. In monospaced fonts, characters of East Asia and pictographs take two columns.
 pub fn text_width(text: &str, advance: f64) -> f64 {
-    text.chars().count() as f64 * advance
+    const FIRST_WIDE: char = '\u{1100}';
+    let columns = |character| if character < FIRST_WIDE { 1.0 } else { 2.0 };
+    text.chars().map(columns).sum::<f64>() * advance
 }
 
 /// Returns the width of an arrow's label.
@@ -153,10 +155,13 @@ pub fn padding(kind: &NodeKind) -> f64 {
 fn sizes(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Vec<Size> {
     let mut above = vec![0_usize; texts.len()];
     let mut below = vec![0_usize; texts.len()];
-    let mut beside = vec![0.0; texts.len()];
+    let mut loops = vec![0_usize; texts.len()];
+    let mut beside = vec![0.0_f64; texts.len()];
     for (arrow, label) in graph.arrows.iter().zip(labels) {
         if arrow.from == arrow.to {
-            beside[arrow.from] = LOOP_WIDTH + label_width(label);
+            loops[arrow.from] += 1;
+            let width = LOOP_WIDTH + label_width(label);
+            beside[arrow.from] = beside[arrow.from].max(width);
         } else {
             below[arrow.from] += 1;
             above[arrow.to] += 1;
@@ -173,6 +178,7 @@ fn sizes(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Vec<Size> {
         let width = (widest + 2.0 * padding(&party.members[0].kind)).max(for_ports).max(96.0);
         let rows = text.lines.len() + usize::from(!text.part.is_empty());
         let height = NAME_HEIGHT + LINE_HEIGHT * rows as f64;
+        let height = height.max(LOOP_HEIGHT * loops[index] as f64 + LOOP_HEIGHT);
         Size { width: width.ceil(), height, beside: beside[index] }
     };
     (0..texts.len()).map(size).collect()
@@ -209,6 +215,9 @@ fn parts(graph: &Graph<'_>) -> Vec<Part> {
     for (index, arrow) in graph.arrows.iter().enumerate() {
         let part = &mut parts[part_of[arrow.from]];
         if arrow.from == arrow.to { &mut part.loops } else { &mut part.arrows }.push(index);
+    }
+    for part in &mut parts {
+        part.loops.sort_by_key(|&arrow| graph.arrows[arrow].from);
     }
     let weight = |part: &Part| {
         let parties = || part.boxes.iter().map(|&index| &graph.parties[index]);
@@ -298,19 +307,27 @@ impl Drawing {
     }
 }
 
-/// Puts an arrow that ends where it begins beside its box.
-fn put_loop(index: usize, arrow: usize, labels: &[String], layout: &mut Layout) {
-    let seen = layout.boxes[index];
+/// Puts the arrows that end where they begin: those of a box one below the other, at its middle.
+fn put_loops(graph: &Graph<'_>, part: &Part, labels: &[String], layout: &mut Layout) {
+    let is_same_box =
+        |one: &usize, other: &usize| graph.arrows[*one].from == graph.arrows[*other].from;
+    for loops in part.loops.chunk_by(is_same_box) {
+        let seen = layout.boxes[graph.arrows[loops[0]].from];
+        let middle = seen.y + seen.height / 2.0 - LOOP_HEIGHT * (loops.len() - 1) as f64 / 2.0;
+        for (place, &arrow) in loops.iter().enumerate() {
+            let middle = middle + LOOP_HEIGHT * place as f64;
+            layout.routes[arrow] = loop_route(seen, middle, &labels[arrow]);
+        }
+    }
+}
+
+/// Returns the line of an arrow that ends where it begins, beside its box.
+fn loop_route(seen: Rectangle, middle: f64, label: &str) -> Route {
     let right = seen.x + seen.width;
-    let middle = seen.y + seen.height / 2.0;
-    let label = Rectangle {
-        x: right + LOOP_WIDTH,
-        y: middle - LABEL_HEIGHT / 2.0,
-        width: label_width(&labels[arrow]),
-        height: LABEL_HEIGHT,
-    };
-    let pieces = vec![(right, middle - 10.0, middle + 10.0)];
-    layout.routes[arrow] = Route { pieces, is_upward: false, is_loop: true, label };
+    let (x, y) = (right + LOOP_WIDTH, middle - LABEL_HEIGHT / 2.0);
+    let label = Rectangle { x, y, width: label_width(label), height: LABEL_HEIGHT };
+    let pieces = vec![(right, middle - 8.0, middle + 8.0)];
+    Route { pieces, is_upward: false, is_loop: true, label }
 }
 
 /// Returns top and bottom of each layer. Between layers there is more space where links lead far to the side.

@@ -232,36 +232,32 @@ fn symbol_if_other(symbol: &Option<String>, node: &WaitNode) -> String {
     symbol.map_or_else(String::new, |symbol| format!(", {}", line(symbol)))
 }
 
-/// Returns the text on an arrow: the kind of wait and its duration.
+/// Returns the text on an arrow, as it is read from the box where the arrow begins to the one where it ends.
 pub fn label(arrow: &Arrow<'_>) -> String {
-    let many = arrow.edges.len() > 1;
-    let words = match arrow.kind() {
-        WaitKind::WaitsFor if many => "wait",
-        WaitKind::WaitsFor => "waits",
-        WaitKind::HeldBy => "held by",
-        WaitKind::CallsFunction => "call-function IPI",
-        WaitKind::BringsUp => "brings up",
-        WaitKind::RunsOn if many => "run on",
-        WaitKind::RunsOn => "runs on",
-        WaitKind::SleepsOn if many => "sleep",
-        WaitKind::SleepsOn => "sleeps",
+    let lasted = lasted(arrow);
+    let (one, many, rest) = match arrow.kind() {
+        WaitKind::WaitsFor => ("waits", "wait", "for"),
+        WaitKind::HeldBy => ("held", "held", "by"),
+        WaitKind::CallsFunction => ("waits", "wait", "for IPI to"),
+        WaitKind::BringsUp => ("waits", "wait", "for start of"),
+        WaitKind::RunsOn => ("runs", "run", "on"),
+        WaitKind::SleepsOn => ("sleeps", "sleep", "on"),
     };
+    let verb = if arrow.edges.len() > 1 { many } else { one };
+    format!("{verb} {lasted}{rest}")
+}
+
+/// Returns the duration of an arrow's waits with a space behind it; empty where it is not known.
+fn lasted(arrow: &Arrow<'_>) -> String {
     let lasted = arrow.edges.iter().filter_map(|edge| edge.lasted_ms);
-    // A JSON number may be too large for a float, and not for a picture.
-    let lasted = lasted.map(|ms| ms.clamp(0.0, 1e12));
-    let longest = lasted
-        .clone()
-        .fold(None, |longest: Option<f64>, ms| Some(longest.map_or(ms, |longest| longest.max(ms))));
-    match longest {
-        None => words.into(),
-        Some(ms) => {
-            let shortest = lasted.fold(ms, f64::min);
-            let (from, to) = (seconds(shortest), seconds(ms));
-            match from == to {
-                true => format!("{words} {to}"),
-                false => format!("{words} {}-{to}", from.trim_end_matches(" s")),
-            }
-        }
+    // A hostile report may have any number, and a picture has room for a year.
+    let lasted = || lasted.clone().map(|ms| ms.clamp(0.0, 4e10));
+    let Some(longest) = lasted().reduce(f64::max) else { return String::new() };
+    let shortest = lasted().fold(longest, f64::min);
+    let (from, to) = (seconds(shortest), seconds(longest));
+    match from == to {
+        true => format!("{to} "),
+        false => format!("{}-{to} ", from.trim_end_matches(" s")),
     }
 }
 

@@ -24,13 +24,13 @@ const SWEEPS: usize = 12;
 /// The horizontal places of a part.
 #[derive(Debug)]
 pub struct Coordinates {
-    /// Centre of each vertex.
+    /// Centre of each vertex, in pixels from the left.
     pub x: Vec<f64>,
     /// Place of each link at its upper end.
     pub upper: Vec<f64>,
     /// Place of each link at its lower end.
     pub lower: Vec<f64>,
-    /// Width of the part.
+    /// Width of the part of the graph, in pixels.
     pub width: f64,
 }
 

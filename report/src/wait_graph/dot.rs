@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use super::model::{self, Arrow, Graph, Mark, Party};
+use super::model::{self, Arrow, Graph, Mark, PartyBox};
 use super::{Waits, words};
 use crate::sanitize::line;
 use crate::{Backtrace, NodeKind, Report, WaitKind};
@@ -59,7 +59,7 @@ fn dangling(graph: &Graph<'_>) -> String {
     }
 }
 
-fn node_attributes(party: &Party<'_>) -> String {
+fn node_attributes(party: &PartyBox<'_>) -> String {
     let node = party.members[0];
     let shape = match node.kind {
         NodeKind::Cpu { .. } => "shape=box",

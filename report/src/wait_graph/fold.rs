@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Arrow, Graph, Mark, Party};
+use super::model::{Arrow, Graph, Mark, PartyBox};
 use super::words;
 
 /// The most equal waiters that have a box each, and fewer where there are still more than [`MANY`] boxes.
@@ -16,9 +16,9 @@ const MANY: usize = 60;
 /// The property that the parties of a box share.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
-    /// No arrow begins or ends here: kind and state of the party.
+    /// A party without arrows: its kind and its state.
     Apart(&'static str, &'static str, Mark),
-    /// One arrow begins here and none ends: the kind of party, the index of its target and the kind of wait.
+    /// A party at which one arrow begins and none ends: its kind, the index of its target and the kind of wait.
     Waiter(&'static str, usize, u8, Mark),
 }
 
@@ -75,7 +75,7 @@ fn groups(graph: &Graph<'_>) -> BTreeMap<Likeness, Vec<usize>> {
 /// Returns the graph in which each party is in the box of its leader, which is the first of them.
 fn merge<'a>(graph: Graph<'a>, leader: &[usize]) -> Graph<'a> {
     let mut place = vec![0; leader.len()];
-    let mut parties: Vec<Party<'a>> = Vec::new();
+    let mut parties: Vec<PartyBox<'a>> = Vec::new();
     for (index, party) in graph.parties.into_iter().enumerate() {
         if leader[index] == index {
             place[index] = parties.len();

@@ -21,7 +21,7 @@ pub struct Vertex {
     pub below: Vec<usize>,
 }
 
-/// The kinds of vertices.
+/// The kinds of vertices in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VertexKind {
     /// A box, by its number in the part.

@@ -8,14 +8,14 @@ use super::layers::{self, Layers, VertexKind};
 use super::model::{Graph, Mark};
 use super::order::order;
 use super::ranks::ranks;
-use super::words::Text;
+use super::words::BoxText;
 use crate::NodeKind;
 
 /// Width of a character of a name: a monospaced font's advance is 0.6 em, or very little more.
 pub const NAME_ADVANCE: f64 = 13.0 * 0.61;
 /// Width of a character of the other texts.
 pub const SMALL_ADVANCE: f64 = 11.0 * 0.61;
-/// Height of a label.
+/// Height of an arrow's label, in pixels.
 pub const LABEL_HEIGHT: f64 = 18.0;
 /// Height of a box with a name alone, and of each other line.
 const NAME_HEIGHT: f64 = 30.0;
@@ -80,7 +80,7 @@ struct Size {
 }
 
 /// Returns the places of all boxes and arrows; `None` if the arrows pass too many layers.
-pub fn layout(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Option<Layout> {
+pub fn layout(graph: &Graph<'_>, texts: &[BoxText], labels: &[String]) -> Option<Layout> {
     let sizes = sizes(graph, texts, labels);
     let mut layout = Layout {
         boxes: vec![Rectangle::default(); graph.parties.len()],
@@ -152,7 +152,7 @@ pub fn padding(kind: &NodeKind) -> f64 {
     }
 }
 
-fn sizes(graph: &Graph<'_>, texts: &[Text], labels: &[String]) -> Vec<Size> {
+fn sizes(graph: &Graph<'_>, texts: &[BoxText], labels: &[String]) -> Vec<Size> {
     let mut above = vec![0_usize; texts.len()];
     let mut below = vec![0_usize; texts.len()];
     let mut loops = vec![0_usize; texts.len()];

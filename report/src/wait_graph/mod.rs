@@ -107,7 +107,7 @@ pub enum NoPicture {
 #[derive(Debug)]
 pub struct Picture<'a> {
     graph: Graph<'a>,
-    texts: Vec<words::Text>,
+    texts: Vec<words::BoxText>,
     labels: Vec<String>,
     layout: Layout,
     /// The box of each party.

@@ -21,7 +21,7 @@ pub enum Mark {
 
 /// A box: one party, or several equal ones.
 #[derive(Debug)]
-pub struct Party<'a> {
+pub struct PartyBox<'a> {
     /// The parties of the box, in the report's order; never empty.
     pub members: Vec<&'a WaitNode>,
     pub mark: Mark,
@@ -56,7 +56,7 @@ impl Arrow<'_> {
 /// The boxes and arrows of a picture.
 #[derive(Debug)]
 pub struct Graph<'a> {
-    pub parties: Vec<Party<'a>>,
+    pub parties: Vec<PartyBox<'a>>,
     pub arrows: Vec<Arrow<'a>>,
     /// Number of waits that are left out, because they name a party that the report does not have.
     pub dangling: usize,
@@ -98,10 +98,10 @@ pub fn unfolded<'a>(waits: &Waits<'a>) -> Graph<'a> {
         (false, true) => Mark::Victim,
         (false, false) => Mark::None,
     };
-    let mut parties: Vec<Party<'_>> = nodes
+    let mut parties: Vec<PartyBox<'_>> = nodes
         .iter()
         .zip(is_loop)
-        .map(|(&node, in_cycle)| Party {
+        .map(|(&node, in_cycle)| PartyBox {
             members: vec![node],
             mark: mark(&node.id),
             in_cycle,

@@ -36,7 +36,7 @@ pub fn sentences<'a>(waits: impl Into<Waits<'a>>) -> Vec<String> {
         sentence(edge, holder.filter(|_| edge.kind != WaitKind::HeldBy))
     });
     let graph = model::graph(&waits);
-    let is_apart = |party: &&model::Party<'_>| party.waits.is_none() && !party.is_target;
+    let is_apart = |party: &&model::PartyBox<'_>| party.waits.is_none() && !party.is_target;
     let apart = graph.parties.iter().filter(is_apart).map(|party| words::text(party).title);
     let mut all = told.chain(apart);
     let mut sentences: Vec<String> = all.by_ref().take(MAX_SENTENCES).collect();

@@ -17,12 +17,15 @@ const POINT: f64 = 14.0;
 const END: f64 = 9.0;
 const RADIUS: f64 = 14.0;
 
+/// Length of most path data, in bytes.
+const CAPACITY: usize = 240;
+
 /// Path data that is being written.
 struct Data(String);
 
 impl Data {
     fn new() -> Self {
-        Self(String::new())
+        Self(String::with_capacity(CAPACITY))
     }
 
     fn add(mut self, command: char, points: &[(f64, f64)]) -> Self {

@@ -5,8 +5,8 @@
 use askama::Template;
 
 use super::layout::{LINE_HEIGHT, NAME_ADVANCE, Rectangle, Route, SMALL_ADVANCE, text_width};
-use super::model::{Arrow, Graph, Mark, Party};
-use super::words::{Text, arrow_title};
+use super::model::{Arrow, Graph, Mark, PartyBox};
+use super::words::{BoxText, arrow_title};
 use super::{Picture, shapes};
 use crate::units::plural;
 use crate::{NodeKind, WaitKind};
@@ -95,7 +95,7 @@ pub fn render(
     view.render().unwrap_or_default()
 }
 
-fn description(graph: &Graph<'_>, texts: &[Text]) -> String {
+fn description(graph: &Graph<'_>, texts: &[BoxText]) -> String {
     let parties: usize = graph.parties.iter().map(|party| party.members.len()).sum();
     let waits = |arrow: &&Arrow<'_>| arrow.kind() != WaitKind::HeldBy;
     let waits: usize = graph.arrows.iter().filter(waits).map(|arrow| arrow.edges.len()).sum();
@@ -156,8 +156,8 @@ fn arrow_view<'a>(arrow: &Arrow<'_>, route: &Route, label: &'a str) -> ArrowView
 
 fn box_view<'a>(
     index: usize,
-    party: &Party<'_>,
-    text: &'a Text,
+    party: &PartyBox<'_>,
+    text: &'a BoxText,
     seen: Rectangle,
     anchor: &dyn Fn(&str) -> Option<String>,
 ) -> BoxView<'a> {
@@ -194,7 +194,7 @@ fn box_view<'a>(
     }
 }
 
-fn text_views(text: &Text, seen: Rectangle) -> Vec<TextView<'_>> {
+fn text_views(text: &BoxText, seen: Rectangle) -> Vec<TextView<'_>> {
     let middle = seen.x + seen.width / 2.0;
     let name = text_view("wg-name", &text.name, NAME_ADVANCE, (middle, seen.y + 20.0));
     let mut views = vec![name];

@@ -3,7 +3,7 @@
 //! Owns these words and their length; sentences are in `wait_words`, which the text report shares. Called by the
 //! module's interface, `fold` and `dot`.
 
-use super::model::{Arrow, Mark, Party};
+use super::model::{Arrow, Mark, PartyBox};
 use crate::sanitize::line;
 use crate::units::{plural, ranges, seconds};
 use crate::wait_words::sentence;
@@ -13,24 +13,26 @@ use crate::{ActivityState, LockKind, NodeKind, SourceLine, TaskState, WaitKind, 
 const MAX_NAME: usize = 26;
 /// The most characters of another line of a box.
 const MAX_STATE: usize = 32;
+/// The most characters of a name in a title of several.
+const MAX_TITLE_NAME: usize = 100;
 /// The most names in a title.
 const MAX_NAMES: usize = 200;
 
 /// The text of a box.
 #[derive(Debug)]
-pub struct Text {
+pub struct BoxText {
     /// Name of the party, or number of parties.
     pub name: String,
     /// Kind and state, and below them one more fact: where a lock was taken, or the task of a CPU.
     pub lines: Vec<String>,
     /// Part in the hang; empty for none.
     pub part: &'static str,
-    /// Everything in full, for who points at the box or hears it.
+    /// Name and facts in full, for a person who points at the box or listens to it.
     pub title: String,
 }
 
 /// Returns the text of a box.
-pub fn text(party: &Party<'_>) -> Text {
+pub fn text(party: &PartyBox<'_>) -> BoxText {
     let (name, lines, title) = match party.members.as_slice() {
         [node] => {
             let (name, state) = (line(&node.id), state_line(node, party));
@@ -42,11 +44,11 @@ pub fn text(party: &Party<'_>) -> Text {
     let lines = lines.iter().map(|line| shorten(line, MAX_STATE)).collect();
     let part = part(party);
     let title = if part.is_empty() { title } else { format!("{title}; {part}") };
-    Text { name: shorten(&name, MAX_NAME), lines, part, title }
+    BoxText { name: shorten(&name, MAX_NAME), lines, part, title }
 }
 
 /// Returns the part of a box in the hang.
-pub fn part(party: &Party<'_>) -> &'static str {
+pub fn part(party: &PartyBox<'_>) -> &'static str {
     match (party.mark, party.in_cycle) {
         (Mark::Blamed, true) => "blamed, in the cycle",
         (Mark::Blamed, false) => "blamed",
@@ -58,7 +60,7 @@ pub fn part(party: &Party<'_>) -> &'static str {
 }
 
 /// Returns name, line and title of several equal parties.
-fn folded(members: &[&WaitNode], party: &Party<'_>) -> (String, Vec<String>, String) {
+fn folded(members: &[&WaitNode], party: &PartyBox<'_>) -> (String, Vec<String>, String) {
     let kind = &members[0].kind;
     let count = members.len();
     let are_equal = members.iter().all(|member| state(&member.kind) == state(kind));
@@ -71,7 +73,7 @@ fn folded(members: &[&WaitNode], party: &Party<'_>) -> (String, Vec<String>, Str
         (Some(_), _) => "waiting",
     };
     let space = if adjective.is_empty() { "" } else { " " };
-    let name = format!("{count} {adjective}{space}{}s", noun(kind));
+    let name = format!("{count} {adjective}{space}{}", nouns(kind));
     let names = names(members, MAX_NAMES);
     let left_out = match count.saturating_sub(MAX_NAMES) {
         0 => String::new(),
@@ -105,7 +107,7 @@ fn names(members: &[&WaitNode], most: usize) -> Vec<String> {
     for member in members.iter().take(most) {
         match member.kind {
             NodeKind::Cpu { cpu, .. } => cpus.push(cpu),
-            _ => names.push(line(&member.id)),
+            _ => names.push(shorten(&line(&member.id), MAX_TITLE_NAME)),
         }
     }
     cpus.sort_unstable();
@@ -122,6 +124,12 @@ pub fn noun(kind: &NodeKind) -> &'static str {
         NodeKind::Lock { lock, .. } => lock_noun(*lock),
         NodeKind::Queue { .. } => "queue",
     }
+}
+
+/// Returns the noun for several parties of a kind.
+fn nouns(kind: &NodeKind) -> String {
+    let noun = noun(kind);
+    format!("{noun}{}", if noun.ends_with('x') { "es" } else { "s" })
 }
 
 fn lock_noun(lock: LockKind) -> &'static str {
@@ -160,7 +168,7 @@ pub fn state(kind: &NodeKind) -> &'static str {
 }
 
 /// Returns the second line of one party's box: its kind and its state.
-fn state_line(node: &WaitNode, party: &Party<'_>) -> String {
+fn state_line(node: &WaitNode, party: &PartyBox<'_>) -> String {
     match &node.kind {
         NodeKind::Cpu { activity, .. } => {
             let state = match (party.waits, activity) {
@@ -189,7 +197,7 @@ fn state_line(node: &WaitNode, party: &Party<'_>) -> String {
 }
 
 /// Returns the third line of one party's box; `None` if there is nothing to add.
-fn detail(node: &WaitNode, party: &Party<'_>) -> Option<String> {
+fn detail(node: &WaitNode, party: &PartyBox<'_>) -> Option<String> {
     match &node.kind {
         NodeKind::Cpu { task: Some(task), .. } => Some(format!("ran {}", line(task))),
         NodeKind::Lock { taken_at: Some(place), .. } if party.waits == Some(WaitKind::HeldBy) => {

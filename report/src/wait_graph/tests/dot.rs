@@ -15,7 +15,7 @@ fn report() -> Report {
     crate::json::read(stored).unwrap()
 }
 
-/// Renames a party everywhere.
+/// Gives a party of the first hang another name, in its node and in its waits.
 fn rename(report: &mut Report, from: &str, to: &str) {
     let hang = &mut report.hangs[0];
     let ids = hang.nodes.iter_mut().map(|node| &mut node.id);

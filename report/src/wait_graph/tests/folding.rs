@@ -2,8 +2,8 @@
 
 use super::cases::{self, Case};
 use super::geometry::elements;
-use crate::ActivityState;
 use crate::wait_graph::{Picture, sentences};
+use crate::{ActivityState, LockKind};
 
 fn boxes(case: &Case) -> Vec<String> {
     let svg = Picture::new(case.waits()).unwrap().svg("graph", &|_| None);
@@ -66,4 +66,12 @@ fn blamed_and_other_cpus_without_waits_are_apart() {
         sentences(case.waits()),
         ["3 stuck CPUs: cpu0, cpu2, cpu3", "cpu1: CPU, stuck; blamed"]
     );
+}
+
+#[test]
+fn several_locks_have_their_plural() {
+    let case = ["A", "B"]
+        .into_iter()
+        .fold(Case::default(), |case, name| case.lock(name, LockKind::Mutex, None));
+    assert_eq!(boxes(&case), ["2 mutexes"]);
 }

@@ -1,6 +1,6 @@
 //! Geometry of an SVG, read from its text without the code that wrote it.
 
-/// A point.
+/// A point: its distance from the left and from the top, in pixels.
 pub type Point = (f64, f64);
 
 /// An element of an SVG: its name, its attributes and the text behind its tag.

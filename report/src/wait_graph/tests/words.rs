@@ -37,7 +37,7 @@ fn sentences_are_a_thousand_at_most_and_count_the_rest() {
 }
 
 #[test]
-fn each_box_leads_to_its_stack_and_has_an_id_to_return_to() {
+fn each_box_leads_to_its_stack_and_has_an_id() {
     let case = cases::abba();
     let svg = svg(&case);
     let elements = elements(&svg);
@@ -102,7 +102,7 @@ fn hostile_names_are_text() {
 }
 
 #[test]
-fn a_long_name_is_cut_in_the_middle_and_whole_in_the_title() {
+fn a_long_name_is_cut_but_whole_in_the_title() {
     let name = "a_task_with_a_name_that_is_longer_than_a_box/1234";
     let svg = svg(&Case::default().task(name));
     assert!(svg.contains(">a_task_with_..._a_box/1234<"), "{svg}");

@@ -246,7 +246,7 @@ pub fn label(arrow: &Arrow<'_>) -> String {
     let (one, many, rest) = match arrow.kind() {
         WaitKind::WaitsFor => ("waits", "wait", "for"),
         WaitKind::HeldBy => ("held", "held", "by"),
-        WaitKind::CallsFunction => ("waits", "wait", "for IPI to"),
+        WaitKind::CallsFunction => ("waits", "wait", "for IPI answer of"),
         WaitKind::BringsUp => ("waits", "wait", "for start of"),
         WaitKind::RunsOn => ("runs", "run", "on"),
         WaitKind::SleepsOn => ("sleeps", "sleep", "on"),

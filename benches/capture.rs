@@ -91,6 +91,7 @@ fn capture(criterion: &mut Criterion) {
                 trigger: Trigger::Timer,
                 at: Duration::ZERO,
                 found: None,
+                history: None,
                 nmis: true,
                 // Host stacks are left out: only the stacks that the handlers print are measured.
                 symbols: None,

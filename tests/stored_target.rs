@@ -91,6 +91,7 @@ fn missing_powers_of_a_core_are_recorded_in_its_capture() {
             trigger: Trigger::Timer,
             at: Duration::ZERO,
             found: None,
+            history: None,
             nmis: true,
             symbols: None,
             core: None,

@@ -30,7 +30,7 @@
 //! | `sanitize`, `nearest`, `units` | harmless text; suggestions for misspelled names; sizes, durations, times and counts |
 //! | `atomic_file`, `blocking`, `destination` | files that are complete or absent; streams that wait; where output is written |
 //! | `class`, `bucket` | kinds of hangs, and the names of hangs |
-//! | `frame`, `cpu`, `hang` | the parts of a report |
+//! | `frame`, `cpu`, `hang`, `history` | the parts of a report |
 //! | `hang_after` | the bound of a class |
 //! | `reference` | `symbolize`'s record of one reference in a log |
 //! | `report`, `summary` | the report with its backtraces, and its result in one line |
@@ -52,6 +52,7 @@ pub mod former;
 mod frame;
 mod hang;
 pub mod hang_after;
+mod history;
 pub mod json;
 pub mod nearest;
 pub mod redact;
@@ -76,6 +77,7 @@ pub use hang::{
     SourceLine, Spin, SpinWriter, Task, TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode,
     blamed_function,
 };
+pub use history::{CpuHistory, History, PastNmis, PastSuspicion, Series};
 pub use nmiscope_names::short_name;
 pub use report::{
     Backtrace, BufferReservation, CrashCause, GuestImage, GuestKernel, KernelLog, LogLine, Machine,

@@ -16,6 +16,7 @@ use crate::hang::{
     Certainty, Evidence, Fact, Hang, NodeKind, SourceLine, Spin, SpinWriter, Task, WaitEdge,
     WaitGraph, WaitNode,
 };
+use crate::history::{CpuHistory, History, PastNmis, PastSuspicion};
 use crate::report::{
     Backtrace, BufferReservation, GuestImage, GuestKernel, KernelLog, Machine, Outcome, Report,
     Tool, Trigger, UNKNOWN_HOST, Visit,
@@ -203,6 +204,7 @@ impl Redact for Backtrace {
             sleeping_tasks: _,
             waits,
             log,
+            history,
         } = self;
         match trigger {
             Trigger::Signal { name: _ } => {}
@@ -216,10 +218,14 @@ impl Redact for Backtrace {
         }
         cpus.redact(pseudonyms);
         tasks.redact(pseudonyms);
+        let nodes = waits.as_ref().map_or(&[][..], |waits| &waits.nodes);
+        let parties = Parties::new(nodes, pseudonyms);
         if let Some(WaitGraph { nodes, edges }) = waits {
-            let parties = Parties::new(nodes, pseudonyms);
             nodes.iter_mut().for_each(|node| parties.redact_node(node, pseudonyms));
             edges.iter_mut().for_each(|edge| parties.redact_edge(edge));
+        }
+        if let Some(history) = history {
+            parties.redact_history(history);
         }
         log.redact(pseudonyms);
     }
@@ -510,6 +516,34 @@ impl Parties {
             }
             NodeKind::Queue { symbol: _, address } => pseudonyms.replace(address),
         }
+    }
+
+    /// Replaces the names of suspected tasks. Everything else is numbers, which say how busy a CPU was.
+    fn redact_history(&self, history: &mut History) {
+        let History {
+            starts_at_ms: _,
+            ends_at_ms: _,
+            slot_ms: _,
+            wall_ms: _,
+            stopped_ms: _,
+            cpus,
+            suspicions,
+            nmis,
+        } = history;
+        for PastSuspicion { class: _, parties, began_at_ms: _, ended_at_ms: _ } in suspicions {
+            parties.iter_mut().for_each(|party| self.rename(party));
+        }
+        for CpuHistory {
+            cpu: _,
+            own_ms: _,
+            ran_ms: _,
+            ticks: _,
+            schedules: _,
+            interrupts: _,
+            halts: _,
+        } in cpus
+        {}
+        for PastNmis { at_ms: _, cpus: _ } in nmis {}
     }
 
     fn redact_edge(&self, edge: &mut WaitEdge) {

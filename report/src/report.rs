@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpu::Cpu;
 use super::hang::{Certainty, Hang, Task, WaitGraph};
+use super::history::History;
 
 /// The version of the report format.
 ///
@@ -300,6 +301,10 @@ pub struct Backtrace {
     /// Kernel log in the guest's memory; absent for a kernel whose log format is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<KernelLog>,
+    /// Last minute of all vCPUs before the backtrace; absent where there is none: in a report from a dump, of
+    /// an attach and of a run without hang detection, and in reports of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
 }
 
 fn is_zero(count: &u32) -> bool {

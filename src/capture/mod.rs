@@ -38,7 +38,7 @@ use nmiscope_machine::{NmiRun, VcpuState};
 use nmiscope_report::Trigger;
 use serde::{Deserialize, Serialize};
 
-use crate::hang::Detection;
+use crate::hang::{Detection, PastMinute};
 use crate::kernel::{
     KernelState, KernelSymbols, LocateError, Log, LogError, NoBuffer, Reading, SeqBuf,
 };
@@ -71,6 +71,9 @@ pub struct Capture {
     pub elapsed: Duration,
     /// The hangs that it was taken for, with samples; `None` if it was taken for another reason.
     pub found: Option<Detection>,
+    /// The minute before it; `None` for a guest that was not watched. Cores of earlier releases have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<PastMinute>,
 }
 
 impl Capture {
@@ -237,6 +240,8 @@ pub struct CaptureRequest<'a> {
     pub at: Duration,
     /// The hangs that it is taken for; `None` if it is taken for another reason.
     pub found: Option<Detection>,
+    /// The minute before it; `None` for a guest that was not watched.
+    pub history: Option<PastMinute>,
     /// True to send NMIs to the vCPUs.
     pub nmis: bool,
     /// The symbols to unwind by, with variables if requested.
@@ -266,7 +271,7 @@ impl StoppedGuest {
         target: &mut dyn Target,
         request: CaptureRequest<'_>,
     ) -> (Capture, Option<anyhow::Result<PendingCore>>) {
-        let CaptureRequest { trigger, at, found, nmis, symbols, core, sampling } = request;
+        let CaptureRequest { trigger, at, found, history, nmis, symbols, core, sampling } = request;
         let reservation = match nmis {
             true => nmi::reserve(&mut self, target),
             false => BufferReservation::Unavailable { reason: NoReservation::NotAsked },
@@ -283,8 +288,18 @@ impl StoppedGuest {
             cpu.stack = stack;
         }
         let (kernel, task_stacks) = (self.kernel, stacks.tasks);
-        let mut capture =
-            Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
+        let mut capture = Capture {
+            trigger,
+            at,
+            cpus,
+            kernel,
+            task_stacks,
+            log,
+            reservation,
+            elapsed,
+            found,
+            history,
+        };
         if let Some(sampling) = sampling {
             capture.sample(target, symbols, sampling);
         }

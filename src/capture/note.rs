@@ -122,9 +122,18 @@ impl Version3 {
         let CaptureOfVersion3 { reservation, elapsed, cpus, kernel } = capture;
         // The number was made from whole microseconds; casts saturate.
         let at = Duration::from_micros((at_ms * 1000.0).round() as u64);
-        let (task_stacks, log) = (Vec::new(), None);
-        let capture =
-            Capture { trigger, at, cpus, kernel, task_stacks, log, reservation, elapsed, found };
+        let capture = Capture {
+            trigger,
+            at,
+            cpus,
+            kernel,
+            task_stacks: Vec::new(),
+            log: None,
+            reservation,
+            elapsed,
+            found,
+            history: None,
+        };
         CaptureNote { report, capture, resolved_after_ms, index, first_hang }
     }
 }

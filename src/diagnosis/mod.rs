@@ -6,6 +6,7 @@
 mod account;
 mod context;
 mod hangs;
+mod history;
 mod own_part;
 mod printed;
 mod resolver;
@@ -88,6 +89,7 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
     let count = |test: fn(&&Cpu) -> bool| cpus.iter().filter(test).count() as u32;
     let none = Ages::default();
     let ages = capture.found.as_ref().map_or(&none, |found| &found.ages);
+    let history = capture.history.as_ref();
     Backtrace {
         trigger: capture.trigger.clone(),
         at_ms: milliseconds(capture.at),
@@ -97,6 +99,7 @@ fn backtrace(capture: &Capture, resolver: &Resolver<'_>) -> Backtrace {
         elapsed_ms: milliseconds(capture.elapsed),
         groups: group(&cpus),
         waits: waits::wait_graph(kernel, ages, &cpus, resolver),
+        history: history.map(|past| history::history(past, capture, &cpus, resolver)),
         cpus,
         tasks: tasks::show(kernel, &capture.task_stacks, resolver),
         sleeping_tasks: tasks::count_sleeping(kernel, &capture.task_stacks),

@@ -24,11 +24,7 @@ pub fn wait_graph(
     resolver: &Resolver<'_>,
 ) -> Option<WaitGraph> {
     let edges = hang::all_waits(kernel?, ages);
-    let locks = edges.iter().filter_map(|edge| match edge.to {
-        Node::Lock(address) => Some(address),
-        _ => None,
-    });
-    let names = Names::assign(edges.iter(), locks, kernel, resolver);
+    let names = Names::of_waits(&edges, kernel, resolver);
     let parties = Parties { kernel, ages, cpus, resolver, names: &names };
     let nodes: BTreeSet<Node> = edges.iter().flat_map(|edge| [edge.from, edge.to]).collect();
     (!edges.is_empty()).then(|| WaitGraph {
@@ -73,6 +69,19 @@ impl Names {
         });
         let tasks = tasks.collect();
         Self { tasks, locks: named }
+    }
+
+    /// Names the parties of all waits of a moment.
+    pub fn of_waits(
+        edges: &[hang::Edge],
+        kernel: Option<&KernelState>,
+        resolver: &Resolver<'_>,
+    ) -> Self {
+        let locks = edges.iter().filter_map(|edge| match edge.to {
+            Node::Lock(address) => Some(address),
+            _ => None,
+        });
+        Self::assign(edges.iter(), locks, kernel, resolver)
     }
 
     /// Returns the name of a party.

@@ -437,7 +437,7 @@ impl KernelState {
 /// Returns the part of an interval that was a vCPU's own time: its thread ran, or slept with nothing to
 /// run. In doubt it is less: a thread that waits for a CPU looks like one that has one, and the host
 /// counts the wait only when it is over.
-fn passed_for(before: Option<HostTimes>, now: Option<HostTimes>, wall: Duration) -> Age {
+pub(super) fn passed_for(before: Option<HostTimes>, now: Option<HostTimes>, wall: Duration) -> Age {
     let (Some(before), Some(now)) = (before, now) else {
         return Age { own: wall, ran: wall, wall };
     };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::ages::Ages;
 use super::bounds::Bounds;
+use super::history::{PastMinute, Recorder};
 use super::judge::Judge;
 use super::observation::Observation;
 use super::outlook::Outlook;
@@ -35,6 +36,7 @@ pub struct Detector {
     /// The reported hangs that still hold, by the number of hangs reported before each.
     reported: BTreeMap<usize, DetectedHang>,
     reported_so_far: usize,
+    recorder: Recorder,
 }
 
 impl Detector {
@@ -48,6 +50,7 @@ impl Detector {
             ready: false,
             reported: BTreeMap::new(),
             reported_so_far: 0,
+            recorder: Recorder::default(),
         }
     }
 
@@ -64,14 +67,19 @@ impl Detector {
         if let Some(last) = &mut self.last {
             last.at = at;
         }
+        self.recorder.resumed(at);
     }
 
     /// Takes an observation of a running guest.
     pub fn observe(&mut self, now: Observation) -> PollResult {
+        let is_new_slot = self.recorder.observe(&now, self.longest_interval);
         if self.is_unreadable(&now) {
             return PollResult::default();
         }
         self.advance(now);
+        if is_new_slot {
+            self.note_suspects();
+        }
         let Some(judge) = self.judge_last() else { return PollResult::default() };
         let ended = self.reported.iter().filter(|(_, hang)| !judge.holds(hang));
         let ended: Vec<usize> = ended.map(|(&number, _)| number).collect();
@@ -85,6 +93,7 @@ impl Detector {
     /// Takes an observation of a stopped guest, with the states of its vCPUs. Returns the verdict, if
     /// there is one that has not been reported before.
     pub fn judge(&mut self, now: Observation) -> Option<Verdict> {
+        self.recorder.observe(&now, self.longest_interval);
         if self.is_unreadable(&now) {
             // The reason may be a host that does not run the guest.
             return self.judge_last()?.starved().map(Verdict::Starved);
@@ -139,6 +148,32 @@ impl Detector {
     /// Returns the view of the guest at its last observation; `None` before the first.
     pub fn outlook(&self) -> Option<Outlook> {
         Some(self.judge_last()?.outlook())
+    }
+
+    /// Takes an observation of a stopped guest. Returns its last minute; `None` if there was no earlier
+    /// observation.
+    pub fn past_minute(&mut self, now: Observation) -> Option<PastMinute> {
+        self.recorder.observe(&now, self.longest_interval);
+        // A verdict has taken this observation already.
+        let is_later = self.last.as_ref().is_none_or(|last| last.at < now.at);
+        if is_later && !self.is_unreadable(&now) {
+            self.advance(now);
+        }
+        self.note_suspects();
+        self.recorder.past_minute()
+    }
+
+    /// Adds the NMIs that were sent for a backtrace `at` that time.
+    pub fn nmis_sent(&mut self, at: Duration, cpus: Vec<u32>) {
+        self.recorder.nmis_sent(at, cpus);
+    }
+
+    fn note_suspects(&mut self) {
+        let Some(judge) = self.judge_last() else { return };
+        let hangs = judge.suspects();
+        if let Some(now) = &self.last {
+            self.recorder.suspect(now, &hangs);
+        }
     }
 
     fn advance(&mut self, now: Observation) {

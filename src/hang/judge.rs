@@ -98,9 +98,14 @@ impl<'a> Judge<'a> {
 
     /// Returns the hangs of a stopped guest, due or not, that have not been reported.
     pub fn hangs_now(&self) -> Detection {
-        let mut hangs = moment::hangs(self.now, self.ages, self.bounds, self.ready);
+        let mut hangs = self.suspects();
         hangs.retain(|hang| !self.is_reported(hang));
         Detection { hangs, ages: self.ages.clone(), samples: Vec::new() }
+    }
+
+    /// Returns all hangs of the moment, due or not, reported or not.
+    pub fn suspects(&self) -> Vec<DetectedHang> {
+        moment::hangs(self.now, self.ages, self.bounds, self.ready)
     }
 
     /// Returns true if all blamed parties of a hang are parties of reported hangs.

@@ -126,6 +126,7 @@ impl<'f> Visitor<'f> {
                 trigger,
                 at: Duration::ZERO,
                 found,
+                history: None,
                 nmis: false,
                 symbols,
                 core,

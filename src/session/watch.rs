@@ -10,7 +10,8 @@ use super::guest::Guest;
 use super::observe::{observation, sample, vcpus};
 use crate::capture::{StoppedGuest, Timeouts, cpus_to_sample};
 use crate::hang::{
-    Bounds, Detection, Detector, Observation, ObservedVcpu, Outlook, PollResult, Verdict,
+    Bounds, Detection, Detector, Observation, ObservedVcpu, Outlook, PastMinute, PollResult,
+    Verdict,
 };
 use crate::kernel::{Depth, KernelAdapter, LocateError, Located, Reading};
 use crate::targets::Target;
@@ -167,6 +168,21 @@ impl Watch {
         at: Duration,
     ) -> Option<Detection> {
         self.detector.hangs_now(observation(target, stopped, at))
+    }
+
+    /// Returns the last minute of a stopped guest; `None` if it has just started.
+    pub fn past_minute(
+        &mut self,
+        target: &dyn Target,
+        stopped: &StoppedGuest,
+        at: Duration,
+    ) -> Option<PastMinute> {
+        self.detector.past_minute(observation(target, stopped, at))
+    }
+
+    /// Adds the NMIs that were sent for a backtrace `at` that time since the start.
+    pub fn nmis_sent(&mut self, at: Duration, cpus: Vec<u32>) {
+        self.detector.nmis_sent(at, cpus);
     }
 
     /// Stops a guest that ran while it was sampled, and returns the CPUs to sample again: those whose

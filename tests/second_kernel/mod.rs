@@ -80,6 +80,7 @@ fn whole_report() -> (Backtrace, Vec<Hang>) {
         trigger: Trigger::Hang,
         at: Duration::from_millis(1),
         found: Some(*found),
+        history: None,
         nmis: true,
         symbols,
         core: None,

@@ -102,6 +102,7 @@ fn taken(cpus: Vec<Cpu>) -> Backtrace {
         sleeping_tasks: 0,
         waits: None,
         log: None,
+        history: None,
     }
 }
 

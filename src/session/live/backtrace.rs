@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use nmiscope_report::Trigger;
+use nmiscope_report::{Backtrace, Trigger};
 use nmiscope_symbolizer::SourceRoots;
 
 use super::Session;
@@ -78,6 +78,8 @@ impl Session<'_> {
             _ => symbols,
         };
         let priority = CorePriority::from_trigger(&trigger);
+        let watched = watch.as_mut().filter(|_| place.is_some());
+        let history = watched.and_then(|watch| watch.past_minute(vm, &stopped, at));
         let mut still = watch.as_mut().map(|watch| {
             |target: &mut dyn Target| watch.cpus_to_sample(target, kernel, *started, is_verdict)
         });
@@ -87,6 +89,7 @@ impl Session<'_> {
             trigger,
             at,
             found,
+            history,
             symbols: unwound_by,
             core: options
                 .core
@@ -100,6 +103,9 @@ impl Session<'_> {
         let resolver = Resolver::new(symbols, SourceRoots::new(source_roots()));
         let resolver = resolver.with_vocabulary(kernel.vocabulary());
         let diagnosis = diagnosis::diagnose(&capture, place, &resolver);
+        if let Some(watch) = watch {
+            watch.nmis_sent(at, nmis_of(&diagnosis.backtrace));
+        }
         let is_budget_spent = resolver.symbols().is_some_and(KernelSymbols::is_budget_spent);
         if let Some(core) = core {
             record.keep(priority, core, capture);
@@ -121,6 +127,11 @@ impl Session<'_> {
             watch.resumed(self.started.elapsed());
         }
     }
+}
+
+/// Returns the numbers of the vCPUs that an NMI was sent to.
+fn nmis_of(backtrace: &Backtrace) -> Vec<u32> {
+    backtrace.cpus.iter().filter(|cpu| cpu.nmi.sent).map(|cpu| cpu.cpu).collect()
 }
 
 /// Returns the longest time for sampling, which a host with few cores for many vCPUs may need. A backtrace

@@ -21,6 +21,7 @@ mod farm;
 mod foreign_guest;
 mod gdb;
 mod guest_image;
+mod history;
 mod hostile_detector;
 mod hostile_guest;
 mod hostile_symbols;

@@ -39,6 +39,7 @@
 //! | `wait_words` | waits in words |
 //! | `wait_graph` | the wait graph of a hang as a picture, as dot, and in words |
 //! | `json`, `text` | the two forms of a report |
+//! | `strips` | the last minute of a backtrace's vCPUs, as a picture for a page |
 
 #![forbid(unsafe_code)]
 
@@ -59,6 +60,7 @@ pub mod redact;
 pub mod reference;
 mod report;
 pub mod sanitize;
+pub mod strips;
 pub mod summary;
 pub mod text;
 pub mod units;

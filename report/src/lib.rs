@@ -38,8 +38,8 @@
 //! | `former` | reports of the former version |
 //! | `wait_words` | waits in words |
 //! | `wait_graph` | the wait graph of a hang as a picture, as dot, and in words |
-//! | `json`, `text` | the two forms of a report |
 //! | `strips` | the last minute of a backtrace's vCPUs, as a picture for a page |
+//! | `json`, `text`, `html` | the forms of a report |
 
 #![forbid(unsafe_code)]
 
@@ -54,6 +54,7 @@ mod frame;
 mod hang;
 pub mod hang_after;
 mod history;
+pub mod html;
 pub mod json;
 pub mod nearest;
 pub mod redact;

@@ -27,7 +27,7 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `sanitize`, `nearest`, `units` | harmless text; suggestions for misspelled names; sizes, durations, times and counts |
+//! | `sanitize`, `nearest`, `units`, `phrase` | harmless text; suggestions for misspelled names; sizes, durations, times and counts; words with tones |
 //! | `atomic_file`, `blocking`, `destination` | files that are complete or absent; streams that wait; where output is written |
 //! | `class`, `bucket` | kinds of hangs, and the names of hangs |
 //! | `frame`, `cpu`, `hang`, `history` | the parts of a report |
@@ -57,6 +57,7 @@ mod history;
 pub mod html;
 pub mod json;
 pub mod nearest;
+mod phrase;
 pub mod redact;
 pub mod reference;
 mod report;

@@ -8,34 +8,29 @@
 //! Strings that come from the guest or its image go through [`sanitize`](crate::sanitize).
 
 mod backtrace;
-mod focus;
-mod hang;
-mod stack;
+pub(crate) mod focus;
+pub(crate) mod hang;
+pub(crate) mod parties;
+pub(crate) mod stack;
 #[cfg(test)]
 mod tests;
-mod variables;
-mod waits;
+pub(crate) mod variables;
+pub(crate) mod waits;
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use anstyle::{AnsiColor, Style};
-
+use crate::phrase::{Phrase, Tone};
 use crate::sanitize::line;
 use crate::summary::{ending, separator};
 use crate::units::plural;
 use crate::{
-    Backtrace, GuestKernel, Hang, KernelLog, Machine, MemorySource, Outcome, Report, Source,
-    Trigger, Visit,
+    Backtrace, GuestKernel, Hang, KernelLog, LogLine, Machine, MemorySource, Outcome, Report,
+    Source, Trigger, Visit,
 };
 
 pub use backtrace::backtrace;
 pub use hang::{hangs, resolved};
-
-const GOOD: Style = AnsiColor::Green.on_default();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const HEADING: Style = Style::new().bold();
-const DIM: Style = Style::new().dimmed();
 
 /// The amount of detail in a text.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,32 +52,41 @@ impl Detail {
 
 /// Returns a line about a guest that is ready, `after` the tool's start.
 pub fn ready(machine: &Machine, after: Duration) -> String {
-    format!(
-        "{GOOD}guest ready{GOOD:#}: {}, {}, {} ms\n",
-        plural(machine.vcpus.into(), "vCPU"),
-        size(machine.memory_bytes),
-        after.as_millis()
-    )
+    let label = Phrase::new(Tone::Good, "guest ready");
+    format!("{label}: {}, {} ms\n", size_of_machine(machine), after.as_millis())
+}
+
+/// Returns the number of a machine's vCPUs and the size of its memory.
+pub(crate) fn size_of_machine(machine: &Machine) -> String {
+    format!("{}, {}", plural(machine.vcpus.into(), "vCPU"), size(machine.memory_bytes))
 }
 
 /// Returns how the run ended, as a line; empty for an exit with code 0, and for an end that the hangs explain.
 pub fn outcome(outcome: &Outcome) -> String {
-    let style = match outcome {
-        Outcome::Exit { code: 0 } => return String::new(),
-        Outcome::Stopped { .. } => Style::new(),
-        _ => BAD,
-    };
-    ending(outcome).map_or_else(String::new, |(label, words)| {
-        format!("{style}{label}{style:#}{}{words}\n", separator(label))
-    })
+    match outcome {
+        Outcome::Exit { code: 0 } => String::new(),
+        outcome => end(outcome).map_or_else(String::new, |end| format!("{end}\n")),
+    }
 }
+
+/// Returns how the run ended; `None` for an end that the hangs explain.
+pub(crate) fn end(outcome: &Outcome) -> Option<Phrase> {
+    let (label, words) = ending(outcome)?;
+    let tone = match outcome {
+        Outcome::Exit { code: 0 } => Tone::Good,
+        Outcome::Stopped { .. } => Tone::Plain,
+        _ => Tone::Bad,
+    };
+    Some(Phrase::new(tone, label).then(separator(label)).then(&words))
+}
+
+/// The parts of a report that a redacted one lacks.
+pub(crate) const REDACTED: &str = "without log and console, names of tasks, registers, addresses, values of \
+                                   variables, kernel parameters, paths and the host's name";
 
 /// Returns the line that a redacted report begins with.
 pub fn redaction() -> String {
-    format!(
-        "{HEADING}redacted{HEADING:#}: without log and console, names of tasks, registers, addresses, values \
-         of variables, kernel parameters, paths and the host's name\n"
-    )
+    format!("{}: {REDACTED}\n", Phrase::new(Tone::Heading, "redacted"))
 }
 
 /// Returns a whole report, in the order in which a run prints it.
@@ -143,8 +147,10 @@ fn is_of_another_program(source: Source) -> bool {
 /// Appends the end of the kernel's log.
 fn show_log(text: &mut String, log: &KernelLog) {
     const SHOWN: usize = 20;
+    let heading = Phrase::new(Tone::Heading, "log");
     if let Some(reason) = &log.missing {
-        let _ = writeln!(text, "{HEADING}log{HEADING:#} {BAD}missing{BAD:#}: {}", line(reason));
+        let missing = heading.then(" ").and(Tone::Bad, "missing").then(": ").then(reason);
+        let _ = writeln!(text, "{missing}");
         return;
     }
     let left_out = log.lines.len().saturating_sub(SHOWN);
@@ -155,15 +161,20 @@ fn show_log(text: &mut String, log: &KernelLog) {
         shown if shown == all => plural(all, "line"),
         shown => format!("last {shown} of {}", plural(all, "line")),
     };
-    let _ = writeln!(text, "{HEADING}log{HEADING:#} ({count})");
+    let _ = writeln!(text, "{heading} ({count})");
     for record in shown {
-        let (uptime, words) = (record.uptime_ms / 1000.0, line(&record.text));
-        let _ = writeln!(text, "  {DIM}[{uptime:12.6}]{DIM:#} {words}");
+        let uptime = Phrase::new(Tone::Dim, &uptime(record));
+        let _ = writeln!(text, "  {uptime} {}", line(&record.text));
     }
 }
 
+/// Returns the time of a line as kernels print it: `[    0.000594]`.
+pub(crate) fn uptime(line: &LogLine) -> String {
+    format!("[{:12.6}]", line.uptime_ms / 1000.0)
+}
+
 /// Returns a line about an attach to a running VM.
-fn visit(visit: &Visit) -> String {
+pub(crate) fn visit(visit: &Visit) -> String {
     let Visit { pid, memory, run_state, stopped_ms, torn } = visit;
     let stopped = match stopped_ms {
         Some(ms) => format!("stopped for {ms:.1} ms"),

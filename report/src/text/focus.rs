@@ -2,7 +2,7 @@
 //! of their stacks.
 //!
 //! Owns that choice, from facts in the report alone; refuses to own what a frame looks like (`stack`).
-//! Called by `backtrace`.
+//! Called by `parties`.
 
 use crate::{
     Backtrace, Cpu, Fact, Function, Hang, NodeKind, SourceLine, Task, TaskState, WaitEdge,
@@ -11,7 +11,7 @@ use crate::{
 
 /// The place of a vCPU or task in a text: blamed ones come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Rank {
+pub(crate) enum Rank {
     /// A party that is blamed for a hang.
     Blamed,
     /// A party that waits for a blamed one.
@@ -144,13 +144,14 @@ impl<'a> Focus<'a> {
         sites().map(Place::CallSite).chain(functions.map(Place::Function)).chain(near).collect()
     }
 
-    /// The name of a vCPU, and that of the task that runs on it.
-    fn ids_of_cpu(&self, cpu: &Cpu) -> Vec<String> {
+    /// Returns the name of a vCPU, and that of the task that runs on it.
+    pub(super) fn ids_of_cpu(&self, cpu: &Cpu) -> Vec<String> {
         let task = self.task_on(cpu).map(str::to_owned);
         [format!("cpu{}", cpu.cpu)].into_iter().chain(task).collect()
     }
 
-    fn ids_of_task(&self, task: &Task) -> Vec<String> {
+    /// Returns the names of a task in the graphs of waits.
+    pub(super) fn ids_of_task(&self, task: &Task) -> Vec<String> {
         let is_node = |node: &&WaitNode| match node.kind {
             NodeKind::Task { task: number, .. } => number == task.task,
             _ => false,

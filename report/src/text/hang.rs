@@ -13,7 +13,7 @@ use super::super::{
     ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, OfflineState,
     SourceLine, Spin, TaskState, WaitEdge, WaitKind, WaitNode,
 };
-use super::{BAD, DIM, GOOD};
+use crate::phrase::{Phrase, Tone};
 use crate::units::{plural, ranges, seconds};
 use crate::wait_words::waits;
 
@@ -27,67 +27,110 @@ pub fn hangs(hangs: &[Hang]) -> String {
 
 /// Returns a line about a hang that has ended; nothing for one that has not.
 pub fn resolved(hang: &Hang) -> String {
-    let blamed = names(hang, &hang.blamed);
-    hang.resolved_after_ms.map_or_else(String::new, |after| {
-        format!("{GOOD}recovered{GOOD:#}: {}, {blamed} (after {})\n", hang.class, seconds(after))
-    })
+    recovery(hang).map_or_else(String::new, |recovery| format!("{recovery}\n"))
+}
+
+/// Returns a sentence about a hang that has ended; `None` for one that has not.
+pub(crate) fn recovery(hang: &Hang) -> Option<Phrase> {
+    let (blamed, after) = (names(hang, &hang.blamed), seconds(hang.resolved_after_ms?));
+    let words = format!(": {}, {blamed} (after {after})", hang.class);
+    Some(Phrase::new(Tone::Good, "recovered").then(&words))
+}
+
+/// A statement about a party of a hang, or about several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Statement {
+    /// The words of the statement.
+    pub(crate) words: Phrase,
+    /// Words that follow after a comma: on a line of their own where both are long.
+    pub(crate) more: Option<Phrase>,
+}
+
+impl From<Phrase> for Statement {
+    fn from(words: Phrase) -> Self {
+        Self { words, more: None }
+    }
+}
+
+impl Statement {
+    /// Returns the whole statement.
+    pub(crate) fn whole(self) -> Phrase {
+        let Self { words, more } = self;
+        Phrase::joined([words].into_iter().chain(more), ", ")
+    }
 }
 
 fn render(hang: &Hang) -> String {
+    let mut text = format!("{}\n", headline(hang));
+    for statement in statements(hang) {
+        let Statement { words, more } = statement;
+        let columns = words.columns() + more.as_ref().map_or(0, |more| more.columns() + ", ".len());
+        let separator = if columns + "  ".len() > WIDTH { ",\n    " } else { ", " };
+        let more = more.map_or_else(String::new, |more| format!("{separator}{more}"));
+        let _ = writeln!(text, "  {words}{more}");
+    }
+    let certainty = match certainty(&hang.certainty) {
+        Some(certainty) => format!(", {certainty}"),
+        None => String::new(),
+    };
+    let signature = format!("signature {}{certainty}", hang.signature);
+    let _ = writeln!(text, "  {}", Phrase::new(Tone::Dim, &signature));
+    if let Some(bucket) = &hang.bucket {
+        let _ = writeln!(text, "  {}", Phrase::new(Tone::Dim, &format!("bucket {bucket}")));
+    }
+    text
+}
+
+/// Returns the certainty of a verdict in a word; `None` for a suspicion, whose headline has it.
+pub(crate) fn certainty(certainty: &Certainty) -> Option<&'static str> {
+    match certainty {
+        Certainty::Certain => Some("certain"),
+        Certainty::Likely => Some("likely"),
+        Certainty::Suspected { .. } | Certainty::Unknown { .. } => None,
+    }
+}
+
+/// Returns the class of a hang, its blamed parties and its age.
+pub(crate) fn headline(hang: &Hang) -> Phrase {
     let (class, blamed, symptom) = (hang.class, names(hang, &hang.blamed), symptom(hang));
     let (symptom, lasted_ms) = match lone_task_not_run(hang) {
         Some(ms) => ("ready and not run for", ms),
         None => (symptom, hang.lasted_ms),
     };
     let lasted = seconds(lasted_ms);
-    let mut text = match &hang.certainty {
+    let (label, words) = match &hang.certainty {
         // Where no CPU makes progress, the kernel has no later record.
         Certainty::Certain | Certainty::Likely if hang.lasted_ms < 1.0 => {
-            format!("{BAD}hang{BAD:#}: {class}, {blamed} (for how long is not known)\n")
+            ("hang", "for how long is not known".to_owned())
         }
-        Certainty::Certain | Certainty::Likely => {
-            format!("{BAD}hang{BAD:#}: {class}, {blamed} ({symptom} {lasted})\n")
+        Certainty::Certain | Certainty::Likely => ("hang", format!("{symptom} {lasted}")),
+        Certainty::Suspected { bound_ms, .. } => {
+            ("suspected", format!("{symptom} {lasted}; a hang after {}", seconds(*bound_ms)))
         }
-        Certainty::Suspected { bound_ms, .. } => format!(
-            "{BAD}suspected{BAD:#}: {class}, {blamed} ({symptom} {lasted}; a hang after {})\n",
-            seconds(*bound_ms)
-        ),
-        Certainty::Unknown { reason } => {
-            format!("{BAD}unknown{BAD:#}: {class}, {blamed} ({})\n", line(reason))
-        }
+        Certainty::Unknown { reason } => ("unknown", line(reason)),
     };
+    Phrase::new(Tone::Bad, label).then(&format!(": {class}, {blamed} ({words})"))
+}
+
+/// Returns the statements about a hang, in the order in which they explain it: those on the blamed parties, the
+/// waits that nobody can end, pending work, victims, and the other CPUs.
+pub(crate) fn statements(hang: &Hang) -> Vec<Statement> {
+    let mut statements: Vec<Statement> = Vec::new();
     for party in &hang.blamed {
-        let said = [account(hang, party), place(hang, party), offline(hang, party)];
-        for said in said.into_iter().flatten() {
-            let _ = writeln!(text, "  {said}");
-        }
+        statements.extend(account(hang, party));
+        statements.extend(place(hang, party).map(Statement::from));
+        statements.extend(offline(hang, party).map(|words| Phrase::plain(&words).into()));
     }
-    for spin in &hang.spins {
-        let _ = writeln!(text, "  {}", spins(hang, spin));
-    }
+    let spins = hang.spins.iter().map(|spin| spins(hang, spin));
     let absent = hang.edges.iter().filter(|edge| is_absent(hang, &edge.to)).map(absent);
-    for said in absent.collect::<BTreeSet<_>>() {
-        let _ = writeln!(text, "  {said}");
-    }
-    for pending in pending_work_of_others(hang) {
-        let _ = writeln!(text, "  {pending}");
-    }
-    for victims in groups_of_victims(hang, &hang.victims) {
-        let _ = writeln!(text, "  victims: {victims}");
-    }
-    if let Some(others) = others(hang) {
-        let _ = writeln!(text, "  {others}");
-    }
-    let certainty = match &hang.certainty {
-        Certainty::Certain => ", certain",
-        Certainty::Likely => ", likely",
-        Certainty::Suspected { .. } | Certainty::Unknown { .. } => "",
-    };
-    let _ = writeln!(text, "  {DIM}signature {}{certainty}{DIM:#}", hang.signature);
-    if let Some(bucket) = &hang.bucket {
-        let _ = writeln!(text, "  {DIM}bucket {}{DIM:#}", line(bucket));
-    }
-    text
+    let victims = groups_of_victims(hang, &hang.victims);
+    let sentences = spins
+        .chain(absent.collect::<BTreeSet<_>>())
+        .chain(pending_work_of_others(hang))
+        .chain(victims.into_iter().map(|victims| format!("victims: {victims}")))
+        .chain(others(hang));
+    statements.extend(sentences.map(|words| Phrase::plain(&words).into()));
+    statements
 }
 
 /// Returns the words before the age of a hang, from its class and evidence.
@@ -170,34 +213,20 @@ fn absent(edge: &WaitEdge) -> String {
 }
 
 /// Returns the locks that a party holds and the parties that it waits for; `None` if there are none.
-fn account(hang: &Hang, party: &str) -> Option<String> {
+fn account(hang: &Hang, party: &str) -> Option<Statement> {
     let holds = hang.edges.iter().filter(|edge| edge.kind == WaitKind::HeldBy && edge.to == party);
-    let holds = holds.map(|edge| format!("holds {}", held(hang, &edge.from)));
+    let holds = holds.map(|edge| Phrase::plain("holds ").join(held(hang, &edge.from)));
     let waits = hang.edges.iter().filter(|edge| edge.from == party).map(|edge| {
         let state = wanted(hang, edge);
-        format!("{}{state}", waits(edge))
+        Phrase::plain(&format!("{}{state}", waits(edge)))
     });
-    let holds = holds.collect::<Vec<_>>().join(", ");
-    let waits = waits.collect::<Vec<_>>().join(", ");
-    let separator = match (holds.is_empty(), waits.is_empty()) {
-        (true, true) => return None,
-        (false, false) => ", ",
-        _ => "",
-    };
-    let name = names(hang, &[party.to_owned()]);
-    let line = format!("  {name} {holds}{separator}{waits}");
-    let columns = columns(&line);
-    let separator = if columns > WIDTH && !separator.is_empty() { ",\n    " } else { separator };
-    Some(format!("{name} {holds}{separator}{waits}"))
-}
-
-/// Returns the width of a line on a terminal: its characters but for the styles, which are all escape sequences
-/// that a sanitized text has.
-fn columns(line: &str) -> usize {
-    let mut parts = line.split('\x1b');
-    let start = parts.next().map_or(0, |part| part.chars().count());
-    let after_style = |part: &str| part.split_once('m').map_or(0, |(_, text)| text.chars().count());
-    start + parts.map(after_style).sum::<usize>()
+    let (holds, waits) = (Phrase::joined(holds, ", "), Phrase::joined(waits, ", "));
+    let name = Phrase::plain(&format!("{} ", names(hang, &[party.to_owned()])));
+    match (holds.is_empty(), waits.is_empty()) {
+        (true, true) => None,
+        (false, false) => Some(Statement { words: name.join(holds), more: Some(waits) }),
+        _ => Some(name.join(holds).join(waits).into()),
+    }
 }
 
 /// Returns a remark on a lock that is waited for: it is none, is free, or changes its holder all the time.
@@ -213,17 +242,18 @@ fn wanted(hang: &Hang, edge: &WaitEdge) -> &'static str {
     }
 }
 
-fn held(hang: &Hang, lock: &str) -> String {
-    let taken = match node(hang, lock).map(|node| &node.kind) {
+fn held(hang: &Hang, lock: &str) -> Phrase {
+    let held = Phrase::plain(lock);
+    match node(hang, lock).map(|node| &node.kind) {
         Some(NodeKind::Lock { taken_at: Some(place), .. }) => {
-            format!(" {DIM}(taken at {}){DIM:#}", source(place))
+            held.then(" ").and(Tone::Dim, &format!("(taken at {})", source(place)))
         }
-        _ => String::new(),
-    };
-    format!("{}{taken}", line(lock))
+        _ => held,
+    }
 }
 
-fn source(place: &SourceLine) -> String {
+/// Returns a source line as texts have it.
+pub(crate) fn source(place: &SourceLine) -> String {
     line(&format!("{}:{}", place.file, place.line))
 }
 
@@ -247,7 +277,7 @@ fn offline(hang: &Hang, party: &str) -> Option<String> {
 }
 
 /// Returns the position of a blamed party, and the work that it has not done; `None` in a cycle, where all wait.
-fn place(hang: &Hang, party: &str) -> Option<String> {
+fn place(hang: &Hang, party: &str) -> Option<Phrase> {
     if hang.class.is_cycle() {
         return None;
     }
@@ -262,8 +292,6 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
     let function = function
         .as_deref()
         .map_or_else(|| format!("[<{address}>]"), |function| line(short_name(function)));
-    let place =
-        place.as_ref().map_or_else(String::new, |place| format!("  {DIM}{}{DIM:#}", source(place)));
     let took = facts().find_map(|evidence| match evidence.fact {
         Fact::NoSchedule { interrupts, .. } if interrupts > 0 => {
             Some(format!(", took {} meanwhile", plural(interrupts, "interrupt")))
@@ -281,7 +309,11 @@ fn place(hang: &Hang, party: &str) -> Option<String> {
         Some(HandlerKind::Unknown) => Some(", in an interrupt or exception handler".to_owned()),
     };
     let more = [handler, masked, took, pending].into_iter().flatten().collect::<String>();
-    Some(format!("{} in {function}{more}{place}", line(party)))
+    let words = Phrase::plain(&format!("{party} in {function}{more}"));
+    Some(match place {
+        Some(place) => words.then("  ").and(Tone::Dim, &source(place)),
+        None => words,
+    })
 }
 
 /// Returns a sentence about a word that CPUs spin on.

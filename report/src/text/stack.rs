@@ -2,7 +2,7 @@
 //!
 //! Owns the layout of frames, and which functions are folded: those inside the function that the hang
 //! blames or that panicked, which are named in one line, and those of the language's core library. Refuses
-//! to own which function a hang blames (`focus`). Called by `backtrace`. JSON has all frames, and so has the text with
+//! to own which function a hang blames (`focus`). Called by `parties` and `backtrace`. JSON has all frames, and so has the text with
 //! [`Detail::All`].
 
 use std::fmt::Write as _;
@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 use nmiscope_names::short_name;
 
 use super::focus::Place;
-use super::{BAD, DIM, Detail, variables};
+use super::parties::{ShownStack, fault};
+use super::{Detail, variables};
+use crate::phrase::{Phrase, Tone};
 use crate::sanitize::line;
 use crate::{Frame, Function, GuestTrace, HostStack};
 
@@ -20,47 +22,87 @@ const NAME_WIDTH: std::ops::RangeInclusive<usize> = 22..=48;
 /// The most characters of a line that names folded functions.
 const CALLS_WIDTH: usize = 80;
 
-/// Appends a stack that the host unwound: its frames, the first fault of call frame information, and the
+/// The functions of a stack that are shown.
+#[derive(Default)]
+pub(crate) struct Frames<'a> {
+    /// A line for each function, innermost first.
+    pub(crate) rows: Vec<Row<'a>>,
+    /// Functions that the first one calls, which are folded; `None` where none are.
+    pub(crate) calls: Option<String>,
+}
+
+/// A line of a stack.
+pub(crate) struct Row<'a> {
+    /// Number of the frame, `#0`; `in` for a further function of the frame before.
+    pub(crate) label: String,
+    /// Name of the function, or address of a frame without one.
+    pub(crate) name: String,
+    /// Source line or address; for a frame without a function, the reason.
+    pub(crate) place: String,
+    /// True for a frame that nobody vouches for.
+    pub(crate) is_doubtful: bool,
+    /// True for the function that was interrupted by the frames before it.
+    pub(crate) is_interrupted: bool,
+    /// Function of the line; `None` for a frame without one.
+    pub(crate) function: Option<&'a Function>,
+}
+
+/// Returns a stack that the host unwound: its frames, the first fault of call frame information, and the
 /// reason why it ends early.
-pub(super) fn host_stack(
-    text: &mut String,
-    stack: &HostStack,
+pub(super) fn host_stack<'a>(
+    stack: &'a HostStack,
     places: &[Place<'_>],
     detail: Detail,
-) {
-    frames(text, &stack.frames.iter().collect::<Vec<_>>(), places, detail);
+) -> ShownStack<'a> {
+    let frames = frames(&stack.frames.iter().collect::<Vec<_>>(), places, detail);
     // The last frame's fault is the reason for the end. One fault is enough: it mostly affects the whole
     // image.
     let callees = stack.frames.split_last().map_or(&[][..], |(_, callees)| callees);
-    let fault = callees.iter().zip(0..).find_map(|(frame, n)| Some((n, frame.cfi_fault.as_ref()?)));
-    if let Some((number, fault)) = fault {
-        let fault = format!("#{number}'s caller was found by other means: failed to {fault}");
-        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(&fault));
-    }
-    if !stack.complete {
-        let _ = writeln!(text, "  {DIM}ends: {}{DIM:#}", line(&stack.end));
-    }
+    let faulty =
+        callees.iter().zip(0..).find_map(|(frame, n)| Some((n, frame.cfi_fault.as_ref()?)));
+    let faulty = faulty.map(|(number, cause)| {
+        fault(&format!("#{number}'s caller was found by other means: failed to {cause}"))
+    });
+    let end = (!stack.complete).then(|| Phrase::new(Tone::Dim, &format!("ends: {}", stack.end)));
+    let after = faulty.into_iter().chain(end).collect();
+    ShownStack { heading: None, before: Vec::new(), frames, after }
 }
 
-/// Appends a trace that the guest printed, after its faults.
-pub(super) fn guest_trace(
-    text: &mut String,
-    trace: &GuestTrace,
+/// Returns a trace that the guest printed, after its faults.
+pub(super) fn guest_trace<'a>(
+    trace: &'a GuestTrace,
     places: &[Place<'_>],
     detail: Detail,
-) {
-    trace_faults(text, trace);
+) -> ShownStack<'a> {
     // The interrupted instruction is always reliable. Where no other entry is, the unreliable ones are
     // shown.
     let trusted = trace.frames.iter().filter(|frame| frame.reliable).count() > 1;
     let shown = trace.frames.iter().filter(|frame| frame.reliable || !trusted);
-    frames(text, &shown.collect::<Vec<_>>(), places, detail);
+    let frames = frames(&shown.collect::<Vec<_>>(), places, detail);
+    ShownStack { heading: None, before: trace_faults(trace), frames, after: Vec::new() }
 }
 
-/// Appends the faults of a trace.
-pub(super) fn trace_faults(text: &mut String, trace: &GuestTrace) {
-    for finding in &trace.findings {
-        let _ = writeln!(text, "  {BAD}!{BAD:#} {}", line(finding));
+/// Returns the faults of a trace.
+pub(super) fn trace_faults(trace: &GuestTrace) -> Vec<Phrase> {
+    trace.findings.iter().map(|finding| fault(finding)).collect()
+}
+
+/// Appends the lines of a stack, with source lines below each other.
+pub(super) fn lay_out(text: &mut String, frames: &Frames<'_>) {
+    let width = name_width(&frames.rows);
+    for (index, row) in frames.rows.iter().enumerate() {
+        let Row { label, name, place, is_doubtful, is_interrupted, function } = row;
+        let place = Phrase::new(Tone::Dim, place);
+        let mark = if *is_doubtful { "  ?" } else { "" };
+        let interrupted = if *is_interrupted { "  (interrupted)" } else { "" };
+        let width = if function.is_some() { width } else { 0 };
+        let _ = writeln!(text, "  {label:<3} {name:<width$}  {place}{mark}{interrupted}");
+        if let Some(function) = function {
+            variables::show(text, function);
+        }
+        if let Some(calls) = frames.calls.as_ref().filter(|_| index == 0) {
+            let _ = writeln!(text, "      {}", Phrase::new(Tone::Dim, calls));
+        }
     }
 }
 
@@ -77,7 +119,7 @@ impl Entry<'_> {
     fn name(&self) -> String {
         match self.function {
             Some(function) => function_name(function),
-            None => format!("[<{}>]", self.frame.address),
+            None => format!("[<{}>]", line(&self.frame.address)),
         }
     }
 
@@ -127,7 +169,7 @@ impl Entry<'_> {
     }
 }
 
-fn frames(text: &mut String, frames: &[&Frame], places: &[Place<'_>], detail: Detail) {
+fn frames<'a>(frames: &[&'a Frame], places: &[Place<'_>], detail: Detail) -> Frames<'a> {
     let entries = entries(frames);
     let (folded, rest) = entries.split_at(first_shown(&entries, places, detail));
     let is_shown = |entry: &&Entry<'_>| {
@@ -137,17 +179,10 @@ fn frames(text: &mut String, frames: &[&Frame], places: &[Place<'_>], detail: De
     if shown.is_empty() {
         shown = rest.to_vec();
     }
-    let width = name_width(&shown);
+    let calls = shown.first().filter(|_| !folded.is_empty()).map(|first| calls(folded, first));
     let mut last = None;
-    for (index, entry) in shown.iter().enumerate() {
-        let label =
-            if last == Some(entry.number) { "in".into() } else { format!("#{}", entry.number) };
-        last = Some(entry.number);
-        show(text, &label, entry, width);
-        if index == 0 && !folded.is_empty() {
-            let _ = writeln!(text, "      {DIM}{}{DIM:#}", calls(folded, entry));
-        }
-    }
+    let rows = shown.iter().map(|entry| row(entry, last.replace(entry.number)));
+    Frames { rows: rows.collect(), calls }
 }
 
 fn entries<'a>(frames: &[&'a Frame]) -> Vec<Entry<'a>> {
@@ -216,38 +251,31 @@ fn calls(folded: &[Entry<'_>], first: &Entry<'_>) -> String {
     format!("calls {}", names.join(" > "))
 }
 
-fn name_width(entries: &[Entry<'_>]) -> usize {
-    let names = entries.iter().filter_map(|entry| Some(name_in_line(entry, entry.function?)));
+fn name_width(rows: &[Row<'_>]) -> usize {
+    let names = rows.iter().filter(|row| row.function.is_some()).map(|row| &row.name);
     let longest = names.map(|name| name.chars().count()).max();
     longest.unwrap_or(0).clamp(*NAME_WIDTH.start(), *NAME_WIDTH.end())
 }
 
-fn show(text: &mut String, label: &str, entry: &Entry<'_>, width: usize) {
-    let Entry { frame, function, .. } = entry;
-    let interrupted = if entry.is_interrupted() { "  (interrupted)" } else { "" };
-    let mark = if frame.reliable { "" } else { "  ?" };
-    let Some(function) = function else {
-        let reason = frame.missing.as_deref().unwrap_or("unknown");
-        let _ = writeln!(
-            text,
-            "  {label:<3} [<{}>]  {DIM}{}{DIM:#}{mark}{interrupted}",
-            frame.address,
-            line(reason)
-        );
-        return;
+/// Returns the line of a function, behind one of the frame with the number `last`.
+fn row<'a>(entry: &Entry<'a>, last: Option<usize>) -> Row<'a> {
+    let Entry { frame, function, number } = *entry;
+    let label = if last == Some(number) { "in".into() } else { format!("#{number}") };
+    let (name, place) = match function {
+        Some(function) => (name_in_line(entry, function), place_in_line(entry, function)),
+        None => (entry.name(), line(frame.missing.as_deref().unwrap_or("unknown"))),
     };
-    let place = match (&function.file, function.line) {
+    let is_inlined = function.is_some_and(|function| function.inlined);
+    let is_doubtful = !frame.reliable && !is_inlined;
+    Row { label, name, place, is_doubtful, is_interrupted: entry.is_interrupted(), function }
+}
+
+fn place_in_line(entry: &Entry<'_>, function: &Function) -> String {
+    match (&function.file, function.line) {
         (Some(file), Some(number)) => line(&format!("{file}:{number}")),
         (Some(file), None) => line(file),
-        (None, _) => format!("[<{}>]", frame.address),
-    };
-    let mark = if function.inlined { "" } else { mark };
-    let _ = writeln!(
-        text,
-        "  {label:<3} {:<width$}  {DIM}{place}{DIM:#}{mark}{interrupted}",
-        name_in_line(entry, function)
-    );
-    variables::show(text, function);
+        (None, _) => format!("[<{}>]", line(&entry.frame.address)),
+    }
 }
 
 /// Returns the name of a function in its own line. Where no source line says which call it is, the offset does, as

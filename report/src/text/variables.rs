@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::DIM;
+use crate::phrase::{Phrase, Tone};
 use crate::sanitize::line;
 use crate::{Cpu, Function, HostStack, Variable, VariableKind};
 
@@ -16,10 +16,9 @@ const WIDTH: usize = 100;
 
 /// Appends the parameters of a function, then its locals, in lines of at most [`WIDTH`] characters.
 pub(super) fn show(text: &mut String, function: &Function) {
-    let of_kind = |kind| function.variables.iter().filter(move |variable| variable.kind == kind);
-    let all = of_kind(VariableKind::Parameter).chain(of_kind(VariableKind::Local)).map(entry);
     let omitted = Some(function.variables_omitted).filter(|&omitted| omitted > 0);
-    let entries = all.chain(omitted.map(|omitted| format!("… {omitted} more")));
+    let entries = in_order(function).map(entry);
+    let entries = entries.chain(omitted.map(|omitted| format!("… {omitted} more")));
     let mut lines: Vec<(usize, String)> = Vec::new();
     let room = WIDTH - INDENT.len();
     for entry in entries {
@@ -36,8 +35,14 @@ pub(super) fn show(text: &mut String, function: &Function) {
     let last = lines.len().saturating_sub(1);
     for (index, (_, shown)) in lines.iter().enumerate() {
         let comma = if index < last { "," } else { "" };
-        let _ = writeln!(text, "{INDENT}{DIM}{shown}{comma}{DIM:#}");
+        let _ = writeln!(text, "{INDENT}{}", Phrase::new(Tone::Dim, &format!("{shown}{comma}")));
     }
+}
+
+/// Returns the variables of a function: parameters, then locals.
+pub(crate) fn in_order(function: &Function) -> impl Iterator<Item = &Variable> {
+    let of_kind = |kind| function.variables.iter().filter(move |variable| variable.kind == kind);
+    of_kind(VariableKind::Parameter).chain(of_kind(VariableKind::Local))
 }
 
 fn entry(variable: &Variable) -> String {
@@ -55,11 +60,9 @@ pub(super) fn has_some(stack: &HostStack) -> bool {
     functions.any(|function| !function.variables.is_empty() || function.variables_omitted > 0)
 }
 
-/// Appends the name of the vCPU whose variables are shown, where other vCPUs have the same stack and may have other values.
-pub(super) fn add_owner(text: &mut String, cpu: &Cpu, names: &str) {
-    if names != format!("cpu{}", cpu.cpu) {
-        let _ = writeln!(text, "  {DIM}arguments and locals are those of cpu{}{DIM:#}", cpu.cpu);
-    }
+/// Returns a remark that names the vCPU whose variables are shown: others with the same stack may have other values.
+pub(super) fn owner(cpu: &Cpu) -> Phrase {
+    Phrase::new(Tone::Dim, &format!("arguments and locals are those of cpu{}", cpu.cpu))
 }
 
 #[cfg(test)]

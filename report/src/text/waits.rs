@@ -2,22 +2,24 @@
 //!
 //! Owns which waits are left out; the words for a wait are those of `wait_words`. Called by `backtrace`.
 
-use std::fmt::Write as _;
-
 use super::super::{Hang, WaitEdge, WaitGraph, WaitKind};
+use crate::phrase::Phrase;
 use crate::wait_words::sentence;
 
-/// Appends a line for each wait: the waiting party, what it waits for, its holder, and the duration. The
-/// lines of these hangs have named their waits.
-pub fn show(text: &mut String, graph: &WaitGraph, hangs: &[&Hang]) {
+/// Returns a sentence for each wait: the waiting party, what it waits for, its holder, and the duration. Waits that the
+/// lines of these hangs have named are left out.
+pub(crate) fn sentences<'a>(
+    graph: &'a WaitGraph,
+    hangs: &'a [&Hang],
+) -> impl Iterator<Item = Phrase> + 'a {
     let is_shown = |edge: &&WaitEdge| {
         edge.kind != WaitKind::HeldBy && !hangs.iter().any(|hang| names(hang, edge))
     };
-    for edge in graph.edges.iter().filter(is_shown) {
+    graph.edges.iter().filter(is_shown).map(|edge| {
         let is_held = |held: &&WaitEdge| held.kind == WaitKind::HeldBy && held.from == edge.to;
         let holder = graph.edges.iter().find(is_held);
-        let _ = writeln!(text, "{}", sentence(edge, holder.map(|held| held.to.as_str())));
-    }
+        Phrase::plain(&sentence(edge, holder.map(|held| held.to.as_str())))
+    })
 }
 
 /// Returns true for a wait of a blamed party or of a victim: the lines of its hang name it.

@@ -7,7 +7,8 @@
 //!
 //! Strings that come from the guest or its image go through [`sanitize`](crate::sanitize).
 
-mod backtrace;
+pub(crate) mod backtrace;
+pub(crate) mod evidence;
 pub(crate) mod focus;
 pub(crate) mod hang;
 pub(crate) mod parties;
@@ -134,6 +135,16 @@ pub fn report(report: &Report, detail: Detail) -> String {
         show_log(&mut text, log);
     }
     text
+}
+
+/// Returns a whole report as [`report`] does, without colors.
+pub fn plain(report: &Report, detail: Detail) -> String {
+    let text = self::report(report, detail);
+    // All words are harmless, so that each escape character begins a color, which ends with an `m`.
+    let mut parts = text.split('\x1b');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    plain.extend(parts.filter_map(|part| Some(part.split_once('m')?.1)));
+    plain
 }
 
 /// Returns true for a guest that another program started, about whose kernel nothing may be known beforehand.

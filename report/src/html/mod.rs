@@ -7,9 +7,21 @@
 //! strings of a report go through [`sanitize`](crate::sanitize) and are escaped by their template; only what
 //! another template has made is inserted as it is, which [`page`] sees to by its types.
 
+mod backtrace;
+mod hang;
+mod party;
 mod policy;
+mod report;
+mod room;
+mod sources;
+mod stack;
+mod verdict;
+mod words;
 
 use askama::Template;
+
+pub use report::report;
+pub use sources::{Excerpt, Sources};
 
 /// The frame of a page, around a header and a main part that templates of their own make.
 #[derive(Template)]

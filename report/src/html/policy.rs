@@ -8,7 +8,11 @@ use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
 /// Text of the only `<style>` element of a page.
-pub(super) const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = concat!(
+    include_str!("style.css"),
+    include_str!("../wait_graph/style.css"),
+    include_str!("../strips/style.css")
+);
 
 /// Text of the only `<script>` element of a page.
 pub(super) const SCRIPT: &str = include_str!("script.js");

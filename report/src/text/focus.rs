@@ -73,24 +73,24 @@ fn index_near(functions: &[Option<&Function>], site: &SourceLine) -> Option<usiz
 }
 
 /// The hangs and waits of one backtrace.
-pub(super) struct Focus<'a> {
+pub(crate) struct Focus<'a> {
     backtrace: &'a Backtrace,
     hangs: Vec<&'a Hang>,
 }
 
 impl<'a> Focus<'a> {
     /// Makes the focus of a backtrace and the hangs that it was taken for.
-    pub(super) fn new(backtrace: &'a Backtrace, hangs: impl IntoIterator<Item = &'a Hang>) -> Self {
+    pub(crate) fn new(backtrace: &'a Backtrace, hangs: impl IntoIterator<Item = &'a Hang>) -> Self {
         Self { backtrace, hangs: hangs.into_iter().collect() }
     }
 
     /// Returns the rank of a vCPU, which is also that of the task that runs on it.
-    pub(super) fn rank_of_cpu(&self, cpu: &Cpu) -> Rank {
+    pub(crate) fn rank_of_cpu(&self, cpu: &Cpu) -> Rank {
         self.rank(&self.ids_of_cpu(cpu))
     }
 
     /// Returns the rank of a task.
-    pub(super) fn rank_of_task(&self, task: &Task) -> Rank {
+    pub(crate) fn rank_of_task(&self, task: &Task) -> Rank {
         self.rank(&self.ids_of_task(task))
     }
 

@@ -10,9 +10,10 @@ use nmiscope_names::short_name;
 
 use super::super::sanitize::line;
 use super::super::{
-    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, OfflineState,
-    SourceLine, Spin, TaskState, WaitEdge, WaitKind, WaitNode,
+    ActivityState, Certainty, Fact, HandlerKind, Hang, LockKind, NodeKind, SourceLine, Spin,
+    TaskState, WaitEdge, WaitKind, WaitNode,
 };
+use super::evidence;
 use crate::phrase::{Phrase, Tone};
 use crate::units::{plural, ranges, seconds};
 use crate::wait_words::waits;
@@ -163,7 +164,7 @@ fn lone_task_not_run(hang: &Hang) -> Option<f64> {
 }
 
 /// Returns the names of parties: CPUs in a row as a range, tasks with their CPU.
-fn names(hang: &Hang, ids: &[String]) -> String {
+pub(crate) fn names(hang: &Hang, ids: &[String]) -> String {
     let mut cpus = Vec::new();
     let mut names = Vec::new();
     for id in ids {
@@ -265,14 +266,7 @@ fn offline(hang: &Hang, party: &str) -> Option<String> {
         Fact::Offline { how } if evidence.party == party => Some(how),
         _ => None,
     });
-    let how = match how {
-        Some(OfflineState::NotStarted) => "has never been started",
-        Some(OfflineState::InInit) => "has received INIT, and waits for its start-up IPI",
-        Some(OfflineState::Reset) => "was reset after it had been started",
-        Some(OfflineState::Halted) => "is offline, says the kernel, and halted",
-        Some(OfflineState::Running) => "is offline, says the kernel, and executes",
-        None => "has not started, or was reset",
-    };
+    let how = how.map_or("has not started, or was reset", evidence::offline);
     offline.then(|| format!("{} {how}", line(party)))
 }
 

@@ -21,7 +21,7 @@ use finder::{Finder, Found};
 pub use notes::Notes;
 use split_files::SplitStore;
 
-mod beneath;
+pub(crate) mod beneath;
 mod compression;
 mod debuginfod;
 mod finder;

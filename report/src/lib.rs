@@ -39,7 +39,7 @@
 //! | `wait_words` | waits in words |
 //! | `wait_graph` | the wait graph of a hang as a picture, as dot, and in words |
 //! | `strips` | the last minute of a backtrace's vCPUs, as a picture for a page |
-//! | `json`, `text`, `html` | the forms of a report |
+//! | `json`, `text`, `html`, `markdown` | the forms of a report |
 
 #![forbid(unsafe_code)]
 
@@ -56,6 +56,7 @@ pub mod hang_after;
 mod history;
 pub mod html;
 pub mod json;
+pub mod markdown;
 pub mod nearest;
 mod phrase;
 pub mod redact;

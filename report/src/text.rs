@@ -139,7 +139,11 @@ pub fn report(report: &Report, detail: Detail) -> String {
 
 /// Returns a whole report as [`report`] does, without colors.
 pub fn plain(report: &Report, detail: Detail) -> String {
-    let text = self::report(report, detail);
+    without_colors(&self::report(report, detail))
+}
+
+/// Returns a text of this module without its colors.
+pub(crate) fn without_colors(text: &str) -> String {
     // All words are harmless, so that each escape character begins a color, which ends with an `m`.
     let mut parts = text.split('\x1b');
     let mut plain = parts.next().unwrap_or_default().to_owned();

@@ -24,6 +24,7 @@ use signal_hook::iterator::Signals;
 use super::debug_search::debug_search;
 use super::exit_code::{self, Code};
 use super::output::{self, CoreImage, Text};
+use super::page::PageArgs;
 use super::redaction;
 use crate::capture::store::{CoreDestination, CoreSize};
 use crate::errors::BadRequest;
@@ -43,6 +44,8 @@ Examples:
   nmiscope attach --pid 4711 --json hang.json --core hang.core
         find the VM by its process, write the report as JSON, and store a core
         for `nmiscope report`
+  nmiscope attach --qmp vm.sock --html hang.html
+        write the report as a page for a browser, in one file
 
 The guest is stopped for some milliseconds, and resumes even if this program is
 killed. Nothing is written into it. docs/attach.md has every step.
@@ -80,6 +83,9 @@ pub struct AttachArgs {
     /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
+    /// Page of the report
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Write an ELF core of the guest; memory is read while the guest is stopped, up to --max-pause
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub core: Option<PathBuf>,
@@ -103,6 +109,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     }
     let destination = arguments.json.as_deref().map(Destination::open).transpose();
     let destination = destination.map_err(BadRequest::from_error)?;
+    let page = arguments.page.open(destination.as_ref())?;
     let core = arguments.core.as_deref();
     let core = core.map(|path| CoreDestination::open(path, arguments.core_size)).transpose();
     let core = core.map_err(BadRequest::from_error)?;
@@ -119,7 +126,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
         longest_pause: arguments.max_pause,
         core,
     };
-    let text = Text::beside(destination.as_ref(), arguments.quiet);
+    let text = Text::beside(destination.iter().chain(&page), arguments.quiet);
     let core = arguments.core.as_deref().map(|path| format!("the core {}", path.display()));
     let unwritten = Unwritten::new([REPORT.to_owned()].into_iter().chain(core));
     watch_signals(unwritten.clone())?;
@@ -136,6 +143,7 @@ pub fn attach(arguments: &AttachArgs, detail: Detail) -> anyhow::Result<Code> {
     }
     text.print(&text::report(&report, detail));
     let written = destination.map_or(Ok(()), |destination| text.write(&report, &destination));
+    let written = written.and(arguments.page.write(&report, page.as_ref(), text));
     unwritten.written(REPORT);
     let core = core.map(|core| core.finish(&report)).transpose();
     if let Ok(Some(Placed { written: Some(core), .. })) = &core {

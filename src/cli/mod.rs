@@ -14,6 +14,7 @@ mod guest_parameters;
 #[cfg(feature = "kvm")]
 mod list;
 mod output;
+mod page;
 mod redaction;
 mod report;
 mod report_directory;

@@ -164,12 +164,16 @@ pub enum Text {
 }
 
 impl Text {
-    /// Returns the destination of text that accompanies a JSON report in `destination`.
-    pub fn beside(destination: Option<&Destination>, quiet: bool) -> Self {
-        match destination {
-            _ if quiet => Self::Quiet,
-            Some(destination) if destination.is_stdout() => Self::Stderr,
-            _ => Self::Stdout,
+    /// Returns the destination of text that accompanies reports in `destinations`.
+    pub fn beside<'a>(
+        destinations: impl IntoIterator<Item = &'a Destination>,
+        quiet: bool,
+    ) -> Self {
+        let stdout_is_data = destinations.into_iter().any(Destination::is_stdout);
+        match (quiet, stdout_is_data) {
+            (true, _) => Self::Quiet,
+            (false, true) => Self::Stderr,
+            (false, false) => Self::Stdout,
         }
     }
 
@@ -185,7 +189,12 @@ impl Text {
 
     /// Writes a report as JSON, and prints the name of its file.
     pub fn write(self, report: &Report, destination: &Destination) -> anyhow::Result<()> {
-        destination.write(json::text(report)?.as_bytes())?;
+        self.write_bytes(json::text(report)?.as_bytes(), destination)
+    }
+
+    /// Writes a report in any form, and prints the name of its file.
+    pub fn write_bytes(self, bytes: &[u8], destination: &Destination) -> anyhow::Result<()> {
+        destination.write(bytes)?;
         if let Some(path) = destination.path() {
             self.wrote(path);
         }

@@ -6,14 +6,16 @@
 use std::path::PathBuf;
 
 use anyhow::anyhow;
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
 use nmiscope_report::destination::Destination;
 use nmiscope_report::redact::{Pseudonyms, Redact as _};
 use nmiscope_report::text::{self, Detail};
+use nmiscope_report::{Report, json, markdown, wait_graph};
 
 use super::debug_search::debug_search;
 use super::exit_code::{self, Code};
 use super::output::{self, Text};
+use super::page::SourceArgs;
 use super::report_directory::{self, Reports};
 use crate::errors::BadRequest;
 use crate::images::DEBUG_DIRECTORY;
@@ -28,6 +30,12 @@ Examples:
         report the guest in a dump of QEMU or libvirt, and write JSON
   nmiscope report postmortem.json
         print a report that is JSON as text
+  nmiscope report hang.core --format html -o hang.html --source-dir ~/linux
+        make a page for a browser, in one file, with source lines
+  nmiscope report postmortem.json --format markdown
+        print the report for a ticket
+  nmiscope report postmortem.json --format dot | dot -Tpng -o waits.png
+        draw the wait graph by graphviz
   nmiscope report nmiscope-results/2026-11-28T14-20-32.000Z
         list the reports of a farm's VMs; of one VM's directory, print its report
 
@@ -60,6 +68,16 @@ pub struct ReportArgs {
     /// variables; and kernel parameters, paths and the host's name (docs/privacy.md)
     #[arg(long)]
     pub redact: bool,
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// File that the report is written to in that form, `-` for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-", hide_default_value = true,
+          value_hint = ValueHint::FilePath)]
+    pub output: PathBuf,
+    /// Folders with source files
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
@@ -73,9 +91,50 @@ pub struct ReportArgs {
     pub debug_dir: Vec<PathBuf>,
 }
 
+/// Forms of a report.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for a terminal
+    #[default]
+    Text,
+    /// JSON, as docs/report.schema.json describes it
+    Json,
+    /// Page for a browser: one file, which loads nothing
+    Html,
+    /// Wait graph in the language of graphviz
+    Dot,
+    /// Markdown for a ticket
+    Markdown,
+}
+
+impl ReportArgs {
+    /// Returns the destination of the form that `--format` names; `None` for text on standard output, which has
+    /// colors on a terminal.
+    fn destination(&self) -> anyhow::Result<Option<Destination>> {
+        let destination = Destination::open(&self.output).map_err(BadRequest::from_error)?;
+        let is_terminal_text = self.format == Format::Text && destination.is_stdout();
+        Ok((!is_terminal_text).then_some(destination))
+    }
+
+    /// Returns the report in the form that `--format` names.
+    fn render(&self, report: &Report, detail: Detail) -> anyhow::Result<String> {
+        Ok(match self.format {
+            Format::Text => text::plain(report, detail),
+            Format::Json => json::text(report)?,
+            Format::Html => self.source.page(report),
+            Format::Dot => wait_graph::dot(report),
+            Format::Markdown => markdown::ticket(report),
+        })
+    }
+}
+
 /// Returns the file to report: the one that was named, or the one in the directory that was named. Prints the
-/// list if it has several, and returns `None`.
-fn file(arguments: &ReportArgs, as_json: bool, text: Text) -> anyhow::Result<Option<PathBuf>> {
+/// list if it has several, and returns `None`. `option` is the one that takes a single report.
+fn file(
+    arguments: &ReportArgs,
+    option: Option<&str>,
+    text: Text,
+) -> anyhow::Result<Option<PathBuf>> {
     let named = &arguments.core;
     if !named.is_dir() {
         return Ok(Some(named.clone()));
@@ -83,12 +142,12 @@ fn file(arguments: &ReportArgs, as_json: bool, text: Text) -> anyhow::Result<Opt
     let from_core = arguments.locals || !arguments.image.is_empty();
     match report_directory::find(named, from_core).map_err(BadRequest::from_error)? {
         Reports::One(path) => Ok(Some(path)),
-        Reports::Many(paths) if as_json => {
-            let (count, shown) = (paths.len(), named.display());
-            let error = anyhow!("{shown} has {count} reports, and --json takes one: name it");
-            Err(BadRequest::from_error(error))
-        }
         Reports::Many(paths) => {
+            if let Some(option) = option {
+                let (count, shown) = (paths.len(), named.display());
+                let error = anyhow!("{shown} has {count} reports, and {option} takes one: name it");
+                return Err(BadRequest::from_error(error));
+            }
             text.print(&report_directory::list(&paths, arguments.redact));
             Ok(None)
         }
@@ -97,10 +156,19 @@ fn file(arguments: &ReportArgs, as_json: bool, text: Text) -> anyhow::Result<Opt
 
 /// Makes the report of a stored file, and prints and writes it.
 pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
-    let destination = arguments.json.as_deref().map(Destination::open).transpose();
-    let destination = destination.map_err(BadRequest::from_error)?;
-    let text = Text::beside(destination.as_ref(), arguments.quiet);
-    let Some(file) = file(arguments, destination.is_some(), text)? else {
+    let json = arguments.json.as_deref().map(Destination::open).transpose();
+    let json = json.map_err(BadRequest::from_error)?;
+    let formatted = arguments.destination()?;
+    let has_stdout = |destination: &Option<Destination>| {
+        destination.as_ref().is_some_and(Destination::is_stdout)
+    };
+    if has_stdout(&json) && has_stdout(&formatted) {
+        let message = "--json and --format cannot both be written to standard output: name a file";
+        return Err(BadRequest::from_error(anyhow!(message)));
+    }
+    let text = Text::beside(json.iter().chain(&formatted), arguments.quiet);
+    let option = json.as_ref().map(|_| "--json").or(formatted.as_ref().map(|_| "--format"));
+    let Some(file) = file(arguments, option, text)? else {
         return Ok(exit_code::CLEAN);
     };
     let mut report = Stored::open(&file)
@@ -116,8 +184,13 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
     for warning in &report.warnings {
         output::warning(warning);
     }
-    text.print(&text::report(&report, detail));
-    if let Some(destination) = destination {
+    match formatted {
+        None => text.print(&text::report(&report, detail)),
+        Some(destination) => {
+            text.write_bytes(arguments.render(&report, detail)?.as_bytes(), &destination)?;
+        }
+    }
+    if let Some(destination) = json {
         text.write(&report, &destination)?;
     }
     Ok(exit_code::for_report(&report))

@@ -19,6 +19,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use super::exit_code::{self, Code};
 use super::guest_parameters::{self, WorkloadParser};
 use super::output::{self, Text};
+use super::page::PageArgs;
 use super::redaction::{self, Redaction};
 use crate::bundled;
 use crate::capture::store::{CoreDestination, CoreSize, UnfinishedCore};
@@ -39,6 +40,8 @@ Examples:
         key l with the call traces of its CPUs
   nmiscope run kernel.elf --time-limit 60s --json report.json --core hang.core
         fail the guest after a minute, and keep a report and a core
+  nmiscope run kernel.elf --html hang.html --source-dir src
+        write the report as a page for a browser, with source lines
 
 Exit codes:
   0  clean: the guest exited with code 0, or the run was stopped as requested
@@ -112,6 +115,9 @@ pub struct RunArgs {
     /// Write no report as JSON
     #[arg(long, conflicts_with = "json")]
     pub no_json: bool,
+    /// Page of the report
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Write an ELF core for `nmiscope report` and gdb: of the guest's end, its last hang, or its last
     /// backtrace, the first of these that there is
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -271,8 +277,9 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
         &arguments.command_line(),
     )?;
     let destination = destination(arguments)?;
-    let stdout_is_data = destination.as_ref().is_some_and(Destination::is_stdout);
-    let text = Text::beside(destination.as_ref(), arguments.quiet);
+    let page = arguments.page.open(destination.as_ref())?;
+    let stdout_is_data = destination.iter().chain(&page).any(Destination::is_stdout);
+    let text = Text::beside(destination.iter().chain(&page), arguments.quiet);
     let files =
         Files::open(arguments.image.as_deref(), Access::Read).map_err(BadRequest::from_error)?;
     if let Some(path) = &arguments.image {
@@ -286,7 +293,7 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
     };
     let core = core.map(open);
     let core = core.transpose().map_err(BadRequest::from_error)?;
-    let outputs = Outputs { arguments, destination, text };
+    let outputs = Outputs { arguments, destination, page, text };
     let unwritten = outputs.unwritten();
     let stream = text.stream();
     let options =
@@ -326,6 +333,7 @@ fn run_guest(arguments: &RunArgs, detail: Detail, started: Instant) -> anyhow::R
 struct Outputs<'a> {
     arguments: &'a RunArgs,
     destination: Option<Destination>,
+    page: Option<Destination>,
     text: Text,
 }
 
@@ -335,7 +343,8 @@ impl Outputs<'_> {
 
     /// Returns all outputs, by their names for messages.
     fn unwritten(&self) -> Unwritten {
-        let outputs = [Some(Self::BACKTRACE.into()), self.report_name(), self.core_name()];
+        let backtrace = Some(Self::BACKTRACE.into());
+        let outputs = [backtrace, self.report_name(), self.page_name(), self.core_name()];
         Unwritten::new(outputs.into_iter().flatten())
     }
 
@@ -345,6 +354,11 @@ impl Outputs<'_> {
             Some(path) => format!("the report {}", path.display()),
             None => "the report".into(),
         })
+    }
+
+    fn page_name(&self) -> Option<String> {
+        let path = self.arguments.page.html.as_deref();
+        path.map(|path| format!("the page {}", path.display()))
     }
 
     fn core_name(&self) -> Option<String> {
@@ -368,6 +382,8 @@ impl Outputs<'_> {
         unwritten.written(Self::BACKTRACE);
         let written = self.write_report(report);
         self.report_name().inspect(|name| unwritten.written(name));
+        let written = written.and(self.arguments.page.write(report, self.page.as_ref(), self.text));
+        self.page_name().inspect(|name| unwritten.written(name));
         let core = core.map(|core| core.finish(report)).transpose();
         if let Ok(Some(Placed { written: Some(path), kept })) = &core {
             if let Some(kept) = kept {

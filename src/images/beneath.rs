@@ -1,7 +1,8 @@
 //! Opening files whose names come from an image, which is hostile: below a folder that is trusted, and
 //! nowhere else.
 //!
-//! Owns the step from a folder and a name to an open file. Refuses to choose folders and names (`finder`).
+//! Owns the step from a folder and a name to an open file. Refuses to choose folders and names (`finder`, and
+//! `cli/page` for source files).
 //! A name may lead through links inside the folder, never out of it, and what it leads to is a regular
 //! file.
 

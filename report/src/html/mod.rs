@@ -22,6 +22,7 @@ use askama::Template;
 
 pub use report::report;
 pub use sources::{Excerpt, Sources};
+pub(crate) use verdict::{certainty, end, kernel, main_hang};
 
 /// The frame of a page, around a header and a main part that templates of their own make.
 #[derive(Template)]

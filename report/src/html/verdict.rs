@@ -52,7 +52,7 @@ impl Header {
 }
 
 /// Returns the hang that a page is about: the first verdict, or the first suspicion where there is none.
-pub(super) fn main_hang(report: &Report) -> Option<&Hang> {
+pub(crate) fn main_hang(report: &Report) -> Option<&Hang> {
     let verdict = report.hangs.iter().find(|hang| hang.certainty.is_verdict());
     let is_over = matches!(report.outcome, Outcome::Exit { .. });
     verdict.or_else(|| report.hangs.first().filter(|_| !is_over))

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use super::focus::Rank;
 use super::parties::{self, Parties, Party, ShownStack, cpu_list};
 use super::{Detail, round_up, stack, waits};
 use crate::phrase::{Phrase, Tone};
@@ -47,6 +48,25 @@ pub fn backtrace<'a>(
         let _ = writeln!(text, "\n{sleeping}");
     }
     text.push('\n');
+    text
+}
+
+/// Returns the text of the blamed vCPUs and tasks of a backtrace; of its first ones, where none is blamed.
+pub(crate) fn main_parties<'a>(
+    backtrace: &'a Backtrace,
+    hangs: impl IntoIterator<Item = &'a Hang>,
+) -> String {
+    let parties = Parties::new(backtrace, hangs, Detail::Folded);
+    let all = parties.all();
+    let blamed = all.iter().take_while(|(rank, _)| *rank == Rank::Blamed).count().max(1);
+    let mut text = String::new();
+    for (_, party) in all.iter().take(blamed) {
+        match party {
+            Party::Cpus(members) | Party::IdleCpus(members) => cpus(&mut text, &parties, members),
+            Party::Tasks(members) => tasks(&mut text, &parties, members),
+        }
+        text.push('\n');
+    }
     text
 }
 

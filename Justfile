@@ -124,6 +124,10 @@ bench-attach:
 bench-linux *ARGS:
     ./benches/linux.sh {{ARGS}}
 
+# the page of a report of 64 vCPUs and 1,000 tasks, beside its JSON: time, memory and size, within their bars
+bench-page:
+    cargo bench --locked --package nmiscope-report --bench page
+
 # triage of 10,000 reports: how long it takes, and how much memory
 bench-triage:
     cargo bench --locked --bench triage

@@ -196,6 +196,10 @@ fn unknowns(report: &Report, backtraces_left_out: usize) -> Vec<String> {
             all.push(sentence);
         }
     };
+    if backtraces_left_out > 0 {
+        let more = plural(backtraces_left_out as u64, "more backtrace");
+        add(format!("{more}, left out for the size of the page: in the JSON"));
+    }
     report.warnings.iter().for_each(|warning| add(line(warning)));
     if let GuestKernel::Unknown { reason } = &report.image.kernel {
         add(format!("kernel unknown: {}", line(reason)));
@@ -223,10 +227,6 @@ fn unknowns(report: &Report, backtraces_left_out: usize) -> Vec<String> {
                 add(format!("of frames: {}", line(missing)));
             }
         }
-    }
-    if backtraces_left_out > 0 {
-        let more = plural(backtraces_left_out as u64, "more backtrace");
-        add(format!("{more}, left out for the size of the page: in the JSON"));
     }
     if report.source == Source::Dump {
         add("a dump records no kernel parameters, and no past of its vCPUs".into());

@@ -50,7 +50,8 @@ fn measure(form: &str) {
 /// Returns the peak memory of this process in KiB, as the kernel counts it.
 fn peak_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("the process's status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak memory");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak memory");
     line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
@@ -74,6 +75,9 @@ fn main() {
     println!("| JSON | {:.1} ms | {json_kib} KiB | {} KB |", ms(json_time), json_bytes / 1000);
     println!("| page | {:.1} ms | {kib} KiB | {} KB |", ms(time), bytes / 1000);
     let is_within = time < json_time + MOST_TIME && kib < json_kib + MOST_KIB && bytes < MOST_BYTES;
-    println!("\nwithin 20 ms and 10 MiB more than the JSON, and 300 KB: {}", ["no", "yes"][usize::from(is_within)]);
+    println!(
+        "\nwithin 20 ms and 10 MiB more than the JSON, and 300 KB: {}",
+        ["no", "yes"][usize::from(is_within)]
+    );
     assert!(is_within, "a page costs too much");
 }

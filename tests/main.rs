@@ -30,6 +30,7 @@ mod live;
 mod moved_kernel;
 mod names;
 mod offline;
+mod page;
 mod qemu;
 mod random_moments;
 mod redact;

@@ -9,18 +9,18 @@ use anstyle::{AnsiColor, Style};
 
 use crate::sanitize::line;
 
-/// The tones of words.
+/// The tones that words can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// Words of a sentence.
+    /// Words of a sentence, as they are.
     Plain,
     /// The name of a part.
     Heading,
-    /// Places and other details.
+    /// Places, ages and other details of a sentence.
     Dim,
     /// A fault or a hang.
     Bad,
-    /// A recovery.
+    /// Recovery from a hang, and other good news.
     Good,
 }
 

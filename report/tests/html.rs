@@ -103,8 +103,19 @@ fn unescape(text: &str) -> String {
 fn with_strings(report: &Report, text: &str) -> Report {
     fn replace(value: &mut Value, name: &str, text: &str) {
         const CHOSEN: [&str; 13] = [
-            "kind", "fact", "class", "state", "activity", "lock", "availability", "found_by", "source",
-            "handler", "how", "cause", "memory",
+            "kind",
+            "fact",
+            "class",
+            "state",
+            "activity",
+            "lock",
+            "availability",
+            "found_by",
+            "source",
+            "handler",
+            "how",
+            "cause",
+            "memory",
         ];
         match value {
             Value::String(string) if !CHOSEN.contains(&name) => *string = text.to_owned(),
@@ -139,7 +150,7 @@ fn hostile_text_makes_no_element_and_no_attribute() {
 }
 
 #[test]
-fn pages_have_no_style_no_handler_and_no_address_but_their_own_parts() {
+fn pages_have_no_style_no_handler_and_no_foreign_address() {
     for report in stored() {
         let page = page(&with_strings(&report, "javascript:alert(1)"));
         for (tag, attributes) in tags(&page) {
@@ -153,7 +164,7 @@ fn pages_have_no_style_no_handler_and_no_address_but_their_own_parts() {
 }
 
 #[test]
-fn links_lead_to_parts_of_the_page_and_boxes_of_pictures_are_led_back_to() {
+fn links_lead_to_parts_of_the_page_and_back() {
     for report in stored().into_iter().chain([large_report::large_report()]) {
         let page = page(&report);
         let tags = tags(&page);
@@ -168,11 +179,12 @@ fn links_lead_to_parts_of_the_page_and_boxes_of_pictures_are_led_back_to() {
         for link in &links {
             assert!(known.contains(&link[1..].to_owned()), "{link}");
         }
-        let described: Vec<String> = ["aria-labelledby", "for", "data-filter", "data-copy", "data-status"]
-            .into_iter()
-            .flat_map(all)
-            .flat_map(|ids: String| ids.split(' ').map(str::to_owned).collect::<Vec<_>>())
-            .collect();
+        let described: Vec<String> =
+            ["aria-labelledby", "for", "data-filter", "data-copy", "data-status"]
+                .into_iter()
+                .flat_map(all)
+                .flat_map(|ids: String| ids.split(' ').map(str::to_owned).collect::<Vec<_>>())
+                .collect();
         for id in described {
             assert!(known.contains(&id), "{id}");
         }
@@ -213,7 +225,7 @@ fn equal_reports_give_equal_pages() {
 }
 
 #[test]
-fn a_page_of_64_vcpus_and_a_thousand_tasks_is_small_and_has_all_tasks() {
+fn the_page_of_a_large_guest_is_small_and_has_all_tasks() {
     let report = large_report::large_report();
     let page = page(&report);
     let rows = tags(&page).iter().filter(|(name, _)| *name == "tr").count();
@@ -278,7 +290,11 @@ fn only_comforts_need_the_script() {
 
 #[test]
 fn a_ticket_has_hostile_text_in_code_alone() {
-    for text in ["`` </code> | \\| <b> @who #1 https://x", "```\n# heading\n```", "a\n\n- [x](javascript:1)"] {
+    for text in [
+        "`` </code> | \\| <b> @who #1 https://x",
+        "```\n# heading\n```",
+        "a\n\n- [x](javascript:1)",
+    ] {
         for report in stored() {
             let ticket = markdown::ticket(&with_strings(&report, text));
             let outside = without_code(&ticket);

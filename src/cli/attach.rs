@@ -83,7 +83,7 @@ pub struct AttachArgs {
     /// Write the report as JSON to this file, `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub json: Option<PathBuf>,
-    /// Page of the report
+    /// Options of the report as a page
     #[command(flatten)]
     pub page: PageArgs,
     /// Write an ELF core of the guest; memory is read while the guest is stopped, up to --max-pause

@@ -19,7 +19,7 @@ use crate::images::beneath;
 /// The most bytes of a source file that is shown.
 const MAX_SOURCE_BYTES: u64 = 1 << 20;
 
-/// Folders with source files.
+/// Options that name folders with source files.
 #[derive(Debug, Clone, Default, Args)]
 pub struct SourceArgs {
     /// Show the source lines around the frames in an HTML report, from files below this directory; may be
@@ -68,7 +68,7 @@ pub struct PageArgs {
     /// Write the report as an HTML page, in one file for a browser, to this file; `-` for standard output
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub html: Option<PathBuf>,
-    /// Folders with source files
+    /// Options that name folders with source files
     #[command(flatten)]
     pub source: SourceArgs,
 }

@@ -70,12 +70,12 @@ pub struct ReportArgs {
     pub redact: bool,
     /// Form of the report
     #[arg(long, value_enum, default_value_t)]
-    pub format: Format,
+    pub format: ReportFormat,
     /// File that the report is written to in that form, `-` for standard output
     #[arg(short, long, value_name = "FILE", default_value = "-", hide_default_value = true,
           value_hint = ValueHint::FilePath)]
     pub output: PathBuf,
-    /// Folders with source files
+    /// Options that name folders with source files
     #[command(flatten)]
     pub source: SourceArgs,
     /// Write the report as JSON to this file, `-` for standard output
@@ -93,7 +93,7 @@ pub struct ReportArgs {
 
 /// Forms of a report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum ReportFormat {
     /// Text for a terminal
     #[default]
     Text,
@@ -112,18 +112,18 @@ impl ReportArgs {
     /// colors on a terminal.
     fn destination(&self) -> anyhow::Result<Option<Destination>> {
         let destination = Destination::open(&self.output).map_err(BadRequest::from_error)?;
-        let is_terminal_text = self.format == Format::Text && destination.is_stdout();
+        let is_terminal_text = self.format == ReportFormat::Text && destination.is_stdout();
         Ok((!is_terminal_text).then_some(destination))
     }
 
     /// Returns the report in the form that `--format` names.
     fn render(&self, report: &Report, detail: Detail) -> anyhow::Result<String> {
         Ok(match self.format {
-            Format::Text => text::plain(report, detail),
-            Format::Json => json::text(report)?,
-            Format::Html => self.source.page(report),
-            Format::Dot => wait_graph::dot(report),
-            Format::Markdown => markdown::ticket(report),
+            ReportFormat::Text => text::plain(report, detail),
+            ReportFormat::Json => json::text(report)?,
+            ReportFormat::Html => self.source.page(report),
+            ReportFormat::Dot => wait_graph::dot(report),
+            ReportFormat::Markdown => markdown::ticket(report),
         })
     }
 }

@@ -115,7 +115,7 @@ pub struct RunArgs {
     /// Write no report as JSON
     #[arg(long, conflicts_with = "json")]
     pub no_json: bool,
-    /// Page of the report
+    /// Options of the report as a page
     #[command(flatten)]
     pub page: PageArgs,
     /// Write an ELF core for `nmiscope report` and gdb: of the guest's end, its last hang, or its last

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_names_the_style_and_the_script_of_the_page_by_their_hashes() {
+    fn the_policy_has_the_hashes_of_the_pages_style_and_script() {
         let page = example();
         let hash = |name| BASE64.encode(&Sha256::digest(element(&page, name)));
         let policy = format!(

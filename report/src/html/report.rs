@@ -132,7 +132,7 @@ fn contents(main: &Main) -> Vec<(String, String)> {
     hangs.chain(past).chain(backtraces).chain(rest).collect()
 }
 
-/// Title of the history.
+/// Title of the part with the vCPUs' histories.
 pub(super) const PAST: &str = "The last minute of each vCPU";
 
 fn plain_text(report: &Report) -> (String, bool) {

@@ -6,7 +6,7 @@
 /// The room that a page has left.
 #[derive(Debug)]
 pub(super) struct Room {
-    /// Lines of stacks.
+    /// Number of lines of stacks that there is room for.
     lines: usize,
     /// Bytes of registers, of texts of NMI handlers and of other details of vCPUs.
     details: usize,
@@ -14,7 +14,7 @@ pub(super) struct Room {
     tasks: usize,
     /// Hangs and backtraces that are shown as a part of their own.
     parts: usize,
-    /// Pictures of vCPUs' histories.
+    /// Number of pictures of vCPUs' histories that there is room for.
     strips: usize,
 }
 

@@ -20,7 +20,7 @@ const MAX_WIDTH: usize = 200;
 pub struct Excerpt {
     /// Number of the first line, from 1.
     pub first: u32,
-    /// Text of the lines.
+    /// Text of the lines, without their ends.
     pub lines: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ use crate::{
 #[template(path = "report/header.html")]
 pub(super) struct Header {
     verdict: Words,
-    /// How the run ended, where the verdict does not say so.
+    /// End of the run, where the verdict does not say how it ended.
     end: Option<Words>,
     redacted: Option<&'static str>,
     facts: Vec<Fact>,

@@ -54,7 +54,7 @@ impl From<Phrase> for Statement {
 }
 
 impl Statement {
-    /// Returns the whole statement.
+    /// Returns the whole statement, in one line.
     pub(crate) fn whole(self) -> Phrase {
         let Self { words, more } = self;
         Phrase::joined([words].into_iter().chain(more), ", ")

@@ -32,9 +32,9 @@ pub(crate) enum Party<'a> {
 pub(crate) struct ShownStack<'a> {
     /// Name of the stack, where its party has two.
     pub(crate) heading: Option<String>,
-    /// Faults of the stack.
+    /// Faults of the stack, which are shown before it.
     pub(crate) before: Vec<Phrase>,
-    /// Functions of the stack.
+    /// Functions of the stack that are shown.
     pub(crate) frames: Frames<'a>,
     /// Remarks on the stack, and the reason why it ends early.
     pub(crate) after: Vec<Phrase>,

@@ -9,6 +9,8 @@
 
 mod backtrace;
 mod hang;
+mod href;
+pub mod index;
 mod party;
 mod policy;
 mod report;
@@ -20,6 +22,7 @@ mod words;
 
 use askama::Template;
 
+pub use href::Href;
 pub use report::report;
 pub use sources::{Excerpt, Sources};
 pub(crate) use verdict::{certainty, end, kernel, main_hang};

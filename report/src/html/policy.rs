@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 /// Text of the only `<style>` element of a page.
 pub(super) const STYLE: &str = concat!(
     include_str!("style.css"),
+    include_str!("index/style.css"),
     include_str!("../wait_graph/style.css"),
     include_str!("../strips/style.css")
 );

@@ -46,5 +46,6 @@ mod symbolize;
 mod tasks;
 mod terminal;
 mod triage;
+mod triage_page;
 mod unrecognised;
 mod verdicts;

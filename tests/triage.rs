@@ -12,39 +12,50 @@ use nmiscope_farm::event::{
 };
 use nmiscope_farm::journal::Journal;
 use nmiscope_farm::merge::merge;
+use nmiscope_farm::results::try_directory;
 use nmiscope_farm::timestamp::Timestamp;
 use nmiscope_report::Report;
 use serde_json::Value;
 use tempfile::TempDir;
 
 const HANG: &str = include_str!("offline/cores/abba-deadlock.json");
-const PANIC: &str = include_str!("offline/cores/null-deref.json");
+pub(crate) const PANIC: &str = include_str!("offline/cores/null-deref.json");
 
 /// Makes the report of a hang with this signature.
-fn hang(signature: &str) -> String {
+pub(crate) fn hang(signature: &str) -> String {
     let mut report: Report = serde_json::from_str(HANG).expect("a report");
     report.hangs[0].signature = signature.into();
     serde_json::to_string_pretty(&report).expect("JSON")
 }
 
-const A: &str = "aaaaaaaa00000000";
-const B: &str = "bbbbbbbb00000000";
+pub(crate) const A: &str = "aaaaaaaa00000000";
+pub(crate) const B: &str = "bbbbbbbb00000000";
 
 /// Results directory under construction, with a minute between events.
-struct Farm {
-    root: PathBuf,
+pub(crate) struct Farm {
+    pub(crate) root: PathBuf,
     journal: Journal,
     unix_ms: u64,
 }
 
 /// Result of a try: its status and its report.
-type Went<'a> = (Status, Option<&'a str>);
+pub(crate) type Went<'a> = (Status, Option<&'a str>);
 
 impl Farm {
     fn new(root: PathBuf, partition: Option<&str>, planned: u64) -> Self {
+        Self::starting(root, partition, planned, 1_700_000_000_000)
+    }
+
+    /// Makes results of a farm that starts a minute after this time.
+    pub(crate) fn starting(
+        root: PathBuf,
+        partition: Option<&str>,
+        planned: u64,
+        unix_ms: u64,
+    ) -> Self {
         fs::create_dir_all(&root).expect("a directory");
         let journal = Journal::open(&root).expect("a journal");
-        let mut farm = Self { root, journal, unix_ms: 1_700_000_000_000 };
+        let mut farm = Self { root, journal, unix_ms };
         farm.append(EventKind::FarmStarted(FarmStarted {
             schema_version: EVENT_SCHEMA_VERSION,
             tool: "0.1.0".into(),
@@ -70,17 +81,17 @@ impl Farm {
     }
 
     /// Adds a VM with one run that has these tries.
-    fn vm(&mut self, name: &str, tries: &[Went<'_>]) -> &mut Self {
+    pub(crate) fn vm(&mut self, name: &str, tries: &[Went<'_>]) -> &mut Self {
         self.run_of(name, 1, tries)
     }
 
     fn run_of(&mut self, name: &str, run: u32, tries: &[Went<'_>]) -> &mut Self {
         for (at, &(status, report)) in tries.iter().enumerate() {
             let attempt = at as u32 + 1;
-            let directory = PathBuf::from(format!("vms/{name}/{run}.{attempt}"));
+            let id = Id { name: name.into(), run, attempt };
+            let directory = try_directory(&id);
             let path = self.root.join(&directory);
             fs::create_dir_all(&path).expect("a directory");
-            let id = Id { name: name.into(), run, attempt };
             self.append(EventKind::VmStarted(VmStarted {
                 id: id.clone(),
                 directory: directory.clone(),
@@ -114,7 +125,31 @@ impl Farm {
         self
     }
 
-    fn finish(&mut self) {
+    /// Adds a VM that hung and left no report.
+    pub(crate) fn hang_without_report(&mut self, name: &str, signature: &str) {
+        let id = Id { name: name.into(), run: 1, attempt: 1 };
+        let hang = HangSummary {
+            class: nmiscope_report::Class::HardLockup,
+            signature: signature.into(),
+            blamed: vec!["cpu0".into()],
+            locks: Vec::new(),
+            function: None,
+        };
+        self.append(EventKind::VmFinished(Box::new(VmFinished {
+            directory: try_directory(&id),
+            id,
+            status: Status::Hang,
+            again: false,
+            flaky: false,
+            known: None,
+            reason: None,
+            hang: Some(hang),
+            elapsed_ms: 60_000.0,
+            files: BTreeMap::new(),
+        })));
+    }
+
+    pub(crate) fn finish(&mut self) {
         let finished = FarmFinished {
             counts: BTreeMap::new(),
             flaky: 0,
@@ -128,7 +163,7 @@ impl Farm {
 }
 
 /// Runs `nmiscope triage` in a directory that `make` fills.
-fn triage(arguments: &[&str], make: impl FnOnce(&Path)) -> Finished {
+pub(crate) fn triage(arguments: &[&str], make: impl FnOnce(&Path)) -> Finished {
     let invocation = nmiscope(["triage"]).args(arguments);
     make(invocation.directory.path());
     invocation.run()
@@ -143,7 +178,7 @@ fn hung(root: &Path) {
 }
 
 /// Parses the JSON output, after checking it against the schema.
-fn document(finished: &Finished) -> Value {
+pub(crate) fn document(finished: &Finished) -> Value {
     let schema: Value =
         serde_json::from_str(include_str!("../docs/triage.schema.json")).expect("JSON");
     let value = serde_json::from_str(&finished.stdout).expect("JSON");

@@ -23,6 +23,8 @@ pub const CONSOLE: &str = "console.log";
 pub const REPORT: &str = "report.json";
 /// File of the report as text.
 pub const TEXT: &str = "report.txt";
+/// File of the report as a page.
+pub const HTML: &str = "report.html";
 /// File of the core, written on a hang or a crash.
 pub const CORE: &str = "hang.core";
 /// File of the process's own messages.

@@ -2,12 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nmiscope_report::units::unix_time;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Length of a day in milliseconds: time in UTC has no leap seconds here, as Unix time has none.
+const MS_PER_DAY: u64 = 24 * 3600 * 1000;
 
 /// A time of the wall clock: milliseconds since the Unix epoch, which is the default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +34,17 @@ impl Timestamp {
         unix_time(self.0)
     }
 
+    /// Returns the number of days from the Unix epoch to the day of this time, in UTC. Times after the year
+    /// 9999 are of its last day, as in [`Timestamp::system_time`].
+    pub fn day(self) -> u64 {
+        Self::from(self.system_time()).0 / MS_PER_DAY
+    }
+
+    /// Returns the first moment of a day, by its number as [`Timestamp::day`] returns it.
+    pub fn start_of_day(day: u64) -> Self {
+        Self(day.saturating_mul(MS_PER_DAY))
+    }
+
     /// Returns the milliseconds from `earlier` to this time; 0 if `earlier` is the later one.
     pub fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
@@ -46,6 +61,15 @@ impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Accepts RFC 3339 in UTC.
+impl FromStr for Timestamp {
+    type Err = humantime::TimestampError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        humantime::parse_rfc3339(text).map(Into::into)
     }
 }
 
@@ -75,7 +99,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Timestamp, E> {
-                humantime::parse_rfc3339(text).map(Into::into).map_err(E::custom)
+                text.parse().map_err(E::custom)
             }
 
             fn visit_u64<E: Error>(self, unix_ms: u64) -> Result<Timestamp, E> {

@@ -1,21 +1,24 @@
-//! `nmiscope triage`: groups the failures in reports, prints them as text or JSON, and returns an exit
+//! `nmiscope triage`: groups the failures in reports, writes them as text, JSON or a page, and returns an exit
 //! code.
 //!
 //! Owns the options and the choice of the exit code; refuses to own groups and their text (the crate
 //! `farm`). Called by the parent module.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use clap::{Args, ValueHint};
+use clap::{Args, ValueEnum, ValueHint};
+use nmiscope_farm::triage::page::{self, PageFolder};
 use nmiscope_farm::triage::{
     self, Content, Diff, Document, FailureGroup, FailureKind, KnownFailures, TRIAGE_SCHEMA_VERSION,
     text,
 };
+use nmiscope_report::destination::Destination;
+use nmiscope_report::html::index::{self, Index};
 
 use super::exit_code::{self, Code};
-use super::output::{self, MessageFormat, Text};
+use super::output::{self, Text};
 use crate::errors::BadRequest;
 use crate::kernel::any_vocabulary;
 
@@ -34,9 +37,31 @@ pub struct Triage {
     #[arg(long, num_args = 2, value_names = ["OLD", "NEW"], conflicts_with = "paths",
           value_hint = ValueHint::AnyPath)]
     pub diff: Option<Vec<PathBuf>>,
-    /// Print text for people, or JSON for programs (docs/triage.schema.json)
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
-    pub message_format: MessageFormat,
+    /// Write text for people, JSON for programs (docs/triage.schema.json), or a page for a browser: one file,
+    /// with links to the reports
+    #[arg(
+        long,
+        visible_alias = "message-format",
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t
+    )]
+    pub format: TriageFormat,
+    /// Write to this file, `-` for standard output [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+}
+
+/// Format of the groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum TriageFormat {
+    /// Text for people to read.
+    #[default]
+    Text,
+    /// One JSON document for programs.
+    Json,
+    /// One page of HTML for a browser.
+    Html,
 }
 
 const TRIAGE_HELP: &str = "\
@@ -45,6 +70,8 @@ Examples:
     nmiscope triage nmiscope-results --known known.toml
   List what a new kernel has changed:
     nmiscope triage --diff results-old results-new
+  Make a page of the failures of all nights, with the trend of each:
+    nmiscope triage nights --format html -o failures.html
 
 A VM of a farm counts if it did not end as its suite expects; in a report on
 its own, every failure counts. Failures are grouped by signature: of a hang, its
@@ -67,6 +94,7 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
     // A mistake in this file should show before the scan.
     let known = arguments.known.as_deref().map(KnownFailures::load).transpose();
     let known = known.map_err(BadRequest::from_error)?.unwrap_or_default();
+    let output = Output::open(arguments)?;
     let scan = |paths: &[_]| {
         let scanned = triage::scan(paths, is_plumbing).map_err(BadRequest::from_error)?;
         warn_of_skipped(&scanned.triage, verbose);
@@ -77,37 +105,68 @@ pub fn triage(arguments: &Triage, verbose: bool) -> anyhow::Result<Code> {
         let new = scan(std::slice::from_ref(new))?;
         let mut diff = Diff::between(&old, &new);
         diff.mark(&known);
-        print(arguments.message_format, Content::Diff(&diff))?;
+        output.write(Content::Diff(&diff), |folder| page::diff_page(&diff, &old, &new, folder))?;
         // Any new unknown failure counts, whatever its kind.
         let is_new = diff.new.iter().any(|group| group.known.is_none());
         return Ok(if is_new { exit_code::HANG } else { exit_code::CLEAN });
     }
     let mut found = scan(&arguments.paths)?.triage;
     found.mark(&known);
-    print(arguments.message_format, Content::Groups(&found))?;
+    output.write(Content::Groups(&found), |folder| page::triage_page(&found, folder))?;
     Ok(code(&found.groups))
 }
 
 /// True for functions that distinguish no hang from another, in any kernel that reports may be about.
-fn is_plumbing(function: &str) -> bool {
+pub(super) fn is_plumbing(function: &str) -> bool {
     any_vocabulary().is_plumbing(function)
 }
 
-fn print(format: MessageFormat, content: Content<'_>) -> anyhow::Result<()> {
-    match format {
-        MessageFormat::Text => Text::Stdout.print(&match content {
-            Content::Groups(found) => text::render_triage(found),
-            Content::Diff(diff) => text::render_diff(diff),
-        }),
-        MessageFormat::Json => {
-            let document = Document { schema_version: TRIAGE_SCHEMA_VERSION, content };
-            let json = document.json().context("failed to encode the groups")?;
-            let mut stdout = output::stdout();
-            stdout.write_all(json.as_bytes())?;
-            stdout.flush()?;
-        }
+/// Format and destination of the groups.
+struct Output {
+    format: TriageFormat,
+    destination: Destination,
+}
+
+impl Output {
+    /// Opens the destination before the scan, so that one that cannot be written is reported by then.
+    fn open(arguments: &Triage) -> anyhow::Result<Self> {
+        let path = arguments.output.as_deref().unwrap_or(Path::new("-"));
+        let destination = Destination::open(path).map_err(BadRequest::from_error)?;
+        Ok(Self { format: arguments.format, destination })
     }
-    Ok(())
+
+    fn write(
+        &self,
+        content: Content<'_>,
+        page: impl FnOnce(&PageFolder) -> Index,
+    ) -> anyhow::Result<()> {
+        let text = match self.format {
+            TriageFormat::Text => {
+                let colored = match content {
+                    Content::Groups(found) => text::render_triage(found),
+                    Content::Diff(diff) => text::render_diff(diff),
+                };
+                if self.destination.is_stdout() {
+                    Text::Stdout.print(&colored);
+                    return Ok(());
+                }
+                anstream::adapter::strip_str(&colored).to_string()
+            }
+            TriageFormat::Json => {
+                let document = Document { schema_version: TRIAGE_SCHEMA_VERSION, content };
+                document.json().context("failed to encode the groups")?
+            }
+            TriageFormat::Html => index::page(&page(&PageFolder::of(&self.destination)?)),
+        };
+        let Some(path) = self.destination.path() else {
+            let mut stdout = output::stdout();
+            stdout.write_all(text.as_bytes())?;
+            return Ok(stdout.flush()?);
+        };
+        self.destination.write(text.as_bytes())?;
+        Text::Stdout.wrote(path);
+        Ok(())
+    }
 }
 
 fn warn_of_skipped(found: &triage::TriageResult, verbose: bool) {

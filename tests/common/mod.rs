@@ -23,6 +23,7 @@ pub mod corpus;
 pub mod frozen;
 pub mod image;
 pub mod llvm;
+pub mod page;
 pub mod promises;
 pub mod vm;
 

@@ -24,6 +24,8 @@ pub struct Failure {
     pub signature: String,
     /// Class of the hang; `None` for other kinds, and for a hang without a readable report.
     pub class: Option<Class>,
+    /// Bucket of the hang; `None` for other kinds, and where no report has it.
+    pub bucket: Option<String>,
     /// Message of the panic or crash; `None` for a hang.
     pub message: Option<String>,
     /// Names of the parties to blame.

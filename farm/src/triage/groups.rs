@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::days::FailureDays;
 use super::failure::{Failure, FailureKind};
 use super::report_summary;
 use super::stacks::{self, IsPlumbing, Stack};
@@ -37,6 +38,7 @@ struct Members {
     runs: BTreeSet<RunKey>,
     first_seen: Timestamp,
     last_seen: Timestamp,
+    days: FailureDays,
     newest: Sighting,
 }
 
@@ -68,16 +70,20 @@ impl Groups {
         let key = (failure.kind, failure.signature.clone());
         let seen = Sighting { time, report, failure };
         let Some(members) = self.by_signature.get_mut(&key) else {
+            let mut days = FailureDays::default();
+            days.add(time);
             let members = Members {
                 count: 1,
                 runs: BTreeSet::from([run.clone()]),
                 first_seen: time,
                 last_seen: time,
+                days,
                 newest: seen,
             };
             self.by_signature.insert(key, members);
             return;
         };
+        members.days.add(time);
         members.count += 1;
         members.runs.insert(run.clone());
         members.first_seen = members.first_seen.min(time);
@@ -116,12 +122,14 @@ fn group(members: &Members, stacks: Vec<Stack>) -> FailureGroup {
         signature: failure.signature.clone(),
         kind: failure.kind,
         class: failure.class,
+        bucket: failure.bucket.clone(),
         message: failure.message.clone(),
         count: members.count,
         runs: members.runs.len() as u64,
         vms,
         first_seen: members.first_seen,
         last_seen: members.last_seen,
+        by_day: members.days.counts(),
         blamed: failure.blamed.clone(),
         locks: failure.locks.clone(),
         // Events and summaries have no function for a blamed task: take it from the stack.
@@ -146,6 +154,7 @@ mod tests {
             kind: FailureKind::Panic,
             signature: signature.into(),
             class: None,
+            bucket: None,
             message: Some(message.into()),
             blamed: Vec::new(),
             locks: Vec::new(),

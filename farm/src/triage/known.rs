@@ -15,12 +15,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::SystemTime;
 
 use anyhow::Context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
+
+use crate::timestamp::Timestamp;
 
 /// Known failures on a given day.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,8 +51,14 @@ pub struct Date(String);
 impl Date {
     /// Returns the current day in UTC.
     pub fn today() -> Self {
-        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Self(now.chars().take_while(|&character| character != 'T').collect())
+        Timestamp::now().into()
+    }
+}
+
+impl From<Timestamp> for Date {
+    /// Returns the day of a time, in UTC.
+    fn from(time: Timestamp) -> Self {
+        Self(time.to_string().chars().take_while(|&character| character != 'T').collect())
     }
 }
 
@@ -166,6 +173,21 @@ impl KnownFailures {
             }
         }
         Ok(Self { entries, today: Some(today) })
+    }
+
+    /// Makes entries that never expire of signatures and the URLs at which they are tracked, as a farm's events
+    /// have them.
+    pub fn from_urls<'a>(urls: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let entry = |(signature, url): (&str, &str)| {
+            let entry = KnownEntry {
+                signature: signature.into(),
+                url: url.into(),
+                note: None,
+                until: None,
+            };
+            (signature.to_owned(), entry)
+        };
+        Self { entries: urls.into_iter().map(entry).collect(), today: None }
     }
 
     /// Finds the entry that makes a signature known today; one for the whole signature precedes one for

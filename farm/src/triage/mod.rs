@@ -11,10 +11,12 @@
 //! Owns the JSON types; refuses to own the exit code and the choice of files (the command line, which
 //! calls it).
 
+mod days;
 pub mod diff;
 mod failure;
 mod groups;
 pub mod known;
+pub mod page;
 mod parallel;
 mod report_summary;
 mod scan;
@@ -29,6 +31,7 @@ use serde::Serialize;
 
 use crate::event::Status;
 use crate::timestamp::Timestamp;
+pub use days::{DayCount, DayRuns};
 pub use diff::Diff;
 pub use failure::FailureKind;
 pub use known::KnownFailures;
@@ -66,6 +69,8 @@ pub struct TriageResult {
     pub groups: Vec<FailureGroup>,
     /// Numbers of results, reports and runs that were scanned.
     pub totals: Totals,
+    /// Days on which runs ended, the earliest first, the last thousand at most.
+    pub days: Vec<DayRuns>,
     /// Files that could not be used, with reasons; at most a thousand.
     pub skipped: Vec<Skipped>,
 }
@@ -98,6 +103,9 @@ pub struct FailureGroup {
     pub kind: FailureKind,
     /// Class of the hangs; null for other kinds, and for hangs without a readable report.
     pub class: Option<Class>,
+    /// Name of the exemplar's hang that a person can say: class, blamed functions and locks; null for other
+    /// kinds, and where no report has it.
+    pub bucket: Option<String>,
     /// Message of the exemplar: of the panic, or the description of the crash; null if it has none.
     pub message: Option<String>,
     /// Number of failures in the group.
@@ -107,12 +115,15 @@ pub struct FailureGroup {
     /// Names of the VMs in which the failures occurred; for a report that belongs to no farm, the name of
     /// its file.
     pub vms: Vec<String>,
-    /// Time of the first failure, in UTC as RFC 3339 has it; for a report that belongs to no farm, when
-    /// its file changed.
+    /// Time of the first failure, in UTC as RFC 3339 has it; for a report that belongs to no farm, its
+    /// `captured_at`, or else when its file changed.
     pub first_seen: Timestamp,
-    /// Time of the last failure, in UTC as RFC 3339 has it; for a report that belongs to no farm, when its
-    /// file changed.
+    /// Time of the last failure, in UTC as RFC 3339 has it; for a report that belongs to no farm, its
+    /// `captured_at`, or else when its file changed.
     pub last_seen: Timestamp,
+    /// Numbers of failures by day, the earliest first, the last thousand days at most. Days without one are
+    /// left out.
+    pub by_day: Vec<DayCount>,
     /// Names of the CPUs and tasks to blame in the exemplar.
     pub blamed: Vec<String>,
     /// Names of the locks that are part of the hang in the exemplar.

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::failure::{Failure, FailureKind, compute_signature};
 use super::stacks::{IsPlumbing, cpu_frames, cpus_at_end, innermost_significant};
 use crate::event::{HangSummary, Status, VmFinished};
+use crate::timestamp::Timestamp;
 
 /// Maximum number of bytes read of a report; one with 300 vCPUs has a few megabytes.
 const MAX_REPORT: u64 = 256 << 20;
@@ -25,6 +26,8 @@ const MAX_REPORT: u64 = 256 << 20;
 pub struct ReportSummary {
     /// Status of the VM, if its suite expects a pass.
     pub status: Status,
+    /// Wall clock at which the guest was captured; `None` if the report has no time.
+    pub captured_at: Option<Timestamp>,
     /// Failures to group: each hang, or the other end of the guest.
     pub failures: Vec<Failure>,
 }
@@ -73,6 +76,8 @@ impl From<json::ReportError> for UnreadableReport {
 #[derive(Deserialize)]
 struct ReportParts {
     schema_version: u32,
+    #[serde(default)]
+    captured_at: Option<String>,
     outcome: Outcome,
     hangs: Vec<HangParts>,
 }
@@ -81,6 +86,8 @@ struct ReportParts {
 struct HangParts {
     class: Class,
     signature: String,
+    #[serde(default)]
+    bucket: Option<String>,
     blamed: Vec<String>,
     locks: Vec<String>,
     evidence: Vec<Evidence>,
@@ -125,6 +132,8 @@ pub(super) fn summarize(
     if !former::is_read(parts.schema_version.into()) {
         return Err(UnreadableReport::Version(parts.schema_version.into()));
     }
+    // A time in another form is that of nobody who writes reports.
+    let captured_at = parts.captured_at.as_deref().and_then(|time| time.parse().ok());
     let mut status = default_status(&parts.outcome);
     let counts = |hang: &HangParts| parts.outcome.is_about(&hang.certainty);
     let hangs = parts.hangs.into_iter().filter(counts);
@@ -148,7 +157,7 @@ pub(super) fn summarize(
         let report = json::read(bytes)?;
         failures.extend(failure_from_end(&report, is_plumbing));
     }
-    Ok(ReportSummary { status, failures })
+    Ok(ReportSummary { status, captured_at, failures })
 }
 
 /// Explains why a text does not parse as a report.
@@ -183,9 +192,10 @@ fn default_status(outcome: &Outcome) -> Status {
 
 /// Converts a hang of a report; `None` if its signature is malformed.
 fn failure_from_hang(hang: HangParts) -> Option<Failure> {
-    let HangParts { class, signature, blamed, locks, evidence, .. } = hang;
+    let HangParts { class, signature, bucket, blamed, locks, evidence, .. } = hang;
     let function = blamed_function(&blamed, &evidence).map(str::to_owned);
-    failure_from_summary(&HangSummary { class, signature, blamed, locks, function })
+    let failure = failure_from_summary(&HangSummary { class, signature, blamed, locks, function })?;
+    Some(Failure { bucket, ..failure })
 }
 
 /// Converts a hang of an event; `None` if its signature is malformed.
@@ -196,6 +206,7 @@ fn failure_from_summary(hang: &HangSummary) -> Option<Failure> {
         kind: FailureKind::Hang,
         signature,
         class: Some(class),
+        bucket: None,
         message: None,
         blamed,
         locks,
@@ -220,6 +231,7 @@ pub fn failure_from_event(finished: &VmFinished) -> Option<Failure> {
         kind,
         signature: compute_signature(kind, said, &[]),
         class: None,
+        bucket: None,
         message,
         blamed: Vec::new(),
         locks: Vec::new(),
@@ -245,6 +257,7 @@ fn failure_from_end(report: &Report, is_plumbing: IsPlumbing) -> Option<Failure>
         kind,
         signature: compute_signature(kind, message.as_deref().unwrap_or_default(), &places),
         class: None,
+        bucket: None,
         message,
         blamed: cpus.iter().map(|cpu| format!("cpu{}", cpu.cpu)).collect(),
         locks: Vec::new(),
@@ -317,6 +330,9 @@ mod tests {
         // A report keeps the signature that it was written with: those of deadlocks have names of locks since.
         assert_eq!(former.failures[0].signature, "0a2e58fd7c78e78d");
         former.failures[0].signature.clone_from(&current.failures[0].signature);
+        // Reports of that version have no buckets.
+        assert_eq!(former.failures[0].bucket.take(), None);
+        former.failures[0].bucket.clone_from(&current.failures[0].bucket);
         assert_eq!(former, current);
         let version = |number: u32| format!("\"schema_version\": {number},");
         let older = version(former::OLDEST_READ_VERSION - 1);

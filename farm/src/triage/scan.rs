@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
+use super::days::RunDays;
 use super::groups::{Groups, RunKey};
 use super::report_summary::{self, ReportSummary, UnreadableReport};
 use super::stacks::IsPlumbing;
@@ -93,6 +94,7 @@ pub fn scan(paths: &[PathBuf], is_plumbing: IsPlumbing) -> anyhow::Result<ScanRe
 /// A try of a VM, or a report that belongs to no farm.
 struct Try<'a> {
     run: RunKey,
+    /// Time of its end, or for a report that belongs to no farm when its file changed.
     time: Timestamp,
     /// Path of its report; `None` if there is none.
     report: Option<PathBuf>,
@@ -106,6 +108,7 @@ struct Scanner {
     totals: Totals,
     skipped: Vec<Skipped>,
     vms: BTreeMap<Arc<str>, Verdicts>,
+    days: RunDays,
     /// Device and inode numbers of the journals and reports that have been read.
     seen: HashSet<(u64, u64)>,
     /// Tries found in journals, with the times of their ends: a merged journal repeats the tries of its
@@ -122,6 +125,7 @@ impl Scanner {
             totals: Totals::default(),
             skipped: Vec::new(),
             vms: BTreeMap::new(),
+            days: RunDays::default(),
             seen: HashSet::new(),
             tries: HashSet::new(),
             sources: 0,
@@ -230,7 +234,7 @@ impl Scanner {
             let is_last_try = !last.get(at + 1).is_some_and(|(next, ..)| same_run(next));
             if is_last_try {
                 self.totals.runs += 1;
-                self.count_verdict(&id.name.as_str().into(), finished.status);
+                self.count_verdict(&id.name.as_str().into(), time, finished.status);
             }
             match finished.status {
                 Status::Pass => {
@@ -273,9 +277,12 @@ impl Scanner {
     fn add_try(&mut self, one: &Try<'_>, read: Option<Result<ReportSummary, UnreadableReport>>) {
         let (mut failures, mut status) = (Vec::new(), None);
         let mut report = None;
+        let mut time = one.time;
         match read {
             Some(Ok(summary)) => {
                 self.totals.reports += 1;
+                // A copy of a report changes the time of its file.
+                time = summary.captured_at.filter(|_| one.end.is_none()).unwrap_or(time);
                 (failures, status) = (summary.failures, Some(summary.status));
                 report = one.report.as_ref();
             }
@@ -294,22 +301,23 @@ impl Scanner {
         } else if let Some(status) = status {
             self.totals.runs += 1;
             let failed = if failures.is_empty() { status } else { Status::Hang };
-            self.count_verdict(&one.run.name, failed);
+            self.count_verdict(&one.run.name, time, failed);
         }
         if failures.is_empty() {
             status.into_iter().for_each(|status| self.count_ungrouped(status));
         }
         for failure in failures {
-            self.groups.add(&one.run, one.time, report.cloned(), failure);
+            self.groups.add(&one.run, time, report.cloned(), failure);
         }
     }
 
-    fn count_verdict(&mut self, name: &Arc<str>, status: Status) {
+    /// Counts the verdict on a run that ended at this time.
+    fn count_verdict(&mut self, name: &Arc<str>, time: Timestamp, status: Status) {
+        self.days.add(time, is_failure(status));
         let verdicts = self.vms.entry(name.clone()).or_default();
         match status {
             Status::Pass => verdicts.passed = true,
-            Status::Fail | Status::Hang | Status::Crash | Status::Timeout => verdicts.failed = true,
-            Status::Starved | Status::Broken | Status::Interrupted => {}
+            other => verdicts.failed |= is_failure(other),
         }
     }
 
@@ -336,13 +344,23 @@ impl Scanner {
     }
 
     fn finish(self) -> ScanResult {
-        let Self { is_plumbing, groups, totals, mut skipped, vms, .. } = self;
+        let Self { is_plumbing, groups, totals, mut skipped, vms, days, .. } = self;
         skipped.sort_by(|a, b| a.path.cmp(&b.path));
         ScanResult {
-            triage: TriageResult { groups: groups.finish(is_plumbing), totals, skipped },
+            triage: TriageResult {
+                groups: groups.finish(is_plumbing),
+                totals,
+                days: days.runs(),
+                skipped,
+            },
             vms,
         }
     }
+}
+
+/// True for a status that says that the guest misbehaved.
+fn is_failure(status: Status) -> bool {
+    status.is_verdict() && status != Status::Pass
 }
 
 /// Returns all tries in order, each with its last end: an interrupted try may have been repeated.

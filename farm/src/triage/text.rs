@@ -32,12 +32,10 @@ const MAX_TITLE: usize = 48;
 pub fn render_triage(triage: &TriageResult) -> String {
     let mut text = String::new();
     show_all(&mut text, &triage.groups.iter().collect::<Vec<_>>());
-    let known = triage.groups.iter().filter(|group| group.known.is_some()).count();
-    let _ = write!(text, "{}", plural(triage.groups.len() as u64, "group"));
-    if known > 0 {
-        let _ = write!(text, ", {known} known");
+    let _ = writeln!(text, "{}", totals_line(triage));
+    for remark in remarks(&triage.totals) {
+        let _ = writeln!(text, "{remark}");
     }
-    text.push_str(&render_totals(&triage.totals));
     text
 }
 
@@ -64,24 +62,40 @@ pub fn render_diff(diff: &Diff) -> String {
         }
         text.push('\n');
     }
-    let _ = writeln!(
-        text,
+    let _ = writeln!(text, "{}", diff_line(diff));
+    text
+}
+
+/// Sums up changes in one line.
+pub(super) fn diff_line(diff: &Diff) -> String {
+    format!(
         "{} new, {} gone, {} stayed; {} became flaky",
         diff.new.len(),
         diff.gone.len(),
         diff.stayed,
         plural(diff.flaky.len() as u64, "VM")
-    );
-    text
+    )
 }
 
-fn render_totals(totals: &Totals) -> String {
-    let mut text = format!(" in {}", plural(totals.runs, "run"));
+/// Sums up groups in one line.
+pub(super) fn totals_line(triage: &TriageResult) -> String {
+    let mut text = plural(triage.groups.len() as u64, "group");
+    let known = triage.groups.iter().filter(|group| group.known.is_some()).count();
+    if known > 0 {
+        let _ = write!(text, ", {known} known");
+    }
+    let totals = &triage.totals;
+    let _ = write!(text, " in {}", plural(totals.runs, "run"));
     let _ = write!(text, " ({} read", plural(totals.reports, "report"));
     if totals.results > 0 {
         let _ = write!(text, ", {}", plural(totals.results, "farm"));
     }
-    text.push_str(")\n");
+    text + ")"
+}
+
+/// Returns lines about the runs and files that are in no group.
+pub(super) fn remarks(totals: &Totals) -> Vec<String> {
+    let mut lines = Vec::new();
     let mut others: Vec<String> = totals
         .ungrouped
         .iter()
@@ -91,12 +105,12 @@ fn render_totals(totals: &Totals) -> String {
         others.push(format!("{} unfinished", totals.unfinished));
     }
     if !others.is_empty() {
-        let _ = writeln!(text, "in no group: {}", others.join(", "));
+        lines.push(format!("in no group: {}", others.join(", ")));
     }
     if totals.skipped > 0 {
-        let _ = writeln!(text, "skipped: {}", plural(totals.skipped, "file"));
+        lines.push(format!("skipped: {}", plural(totals.skipped, "file")));
     }
-    text
+    lines
 }
 
 fn show_all(text: &mut String, groups: &[&FailureGroup]) {
@@ -119,7 +133,7 @@ fn show_all(text: &mut String, groups: &[&FailureGroup]) {
 }
 
 /// Describes a failure by its class or kind, and its function.
-fn title(group: &FailureGroup) -> String {
+pub(super) fn title(group: &FailureGroup) -> String {
     let what = group.class.map_or(group.kind.name(), |class| class.name());
     match &group.function {
         Some(function) => format!("{what} in {}", line(short_name(function))),
@@ -129,14 +143,18 @@ fn title(group: &FailureGroup) -> String {
 
 /// Describes the number of runs and the times of a group.
 fn seen(group: &FailureGroup) -> String {
-    let place =
-        format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"));
+    let place = place(group);
     let (first, last) = (time(group.first_seen), time(group.last_seen));
     if first == last {
         format!("{place}, {DIM}{last}{DIM:#}")
     } else {
         format!("{place}, {DIM}{first} to {last}{DIM:#}")
     }
+}
+
+/// Describes the number of a group's runs and VMs.
+pub(super) fn place(group: &FailureGroup) -> String {
+    format!("{} of {}", plural(group.runs, "run"), plural(group.vms.len() as u64, "VM"))
 }
 
 fn show_details(text: &mut String, group: &FailureGroup) {
@@ -185,7 +203,7 @@ fn functions(names: &[String]) -> String {
 }
 
 /// Lists the first few names, and the number of further ones.
-fn list(names: &[String]) -> String {
+pub(super) fn list(names: &[String]) -> String {
     let shown = names.iter().take(MAX_NAMES).map(|name| line(name)).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(MAX_NAMES) {
         0 => shown,
@@ -194,7 +212,7 @@ fn list(names: &[String]) -> String {
 }
 
 /// Formats a time in UTC, to the second.
-fn time(time: Timestamp) -> String {
+pub(super) fn time(time: Timestamp) -> String {
     humantime::format_rfc3339_seconds(time.system_time()).to_string()
 }
 
@@ -209,12 +227,14 @@ mod tests {
             signature: "7f3a91c2deadbeef".into(),
             kind: FailureKind::Hang,
             class: Some(Class::Deadlock),
+            bucket: None,
             message: None,
             count: 12,
             runs: 10,
             vms: ["a", "b", "c", "d\x1b[2J"].map(Into::into).into(),
             first_seen: Timestamp::from_unix_ms(0),
             last_seen: Timestamp::from_unix_ms(u64::MAX),
+            by_day: Vec::new(),
             blamed: vec!["cpu0".into()],
             locks: vec!["LOCK\n".into()],
             function: Some("a::take\x07".into()),

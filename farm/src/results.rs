@@ -3,7 +3,8 @@
 //! ```text
 //! farm.lock           held by the running farm; contains its process number
 //! events.jsonl        the journal
-//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json report.txt hang.core stderr.log
+//! index.html          the page of the run: groups of failures, and all VMs with links to their files
+//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json report.txt report.html hang.core stderr.log
 //! SIGNATURE           a link to the first try that hung in this way
 //! ```
 //!
@@ -56,6 +57,9 @@ pub enum OpenError {
 }
 
 const LOCK: &str = "farm.lock";
+
+/// File of the page of a run, in the results directory.
+pub const INDEX: &str = "index.html";
 
 /// A results directory that only this process writes to.
 #[derive(Debug)]

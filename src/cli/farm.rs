@@ -20,7 +20,7 @@ use nmiscope_farm::filter::Filter;
 use nmiscope_farm::partition::Partition;
 use nmiscope_farm::plan::{self, Plan};
 use nmiscope_farm::reporters::{
-    JsonLines, Junit, Markdown, Plain, Reporter, StatusLevel, Terminal, TextOptions,
+    IndexPage, JsonLines, Junit, Markdown, Plain, Reporter, StatusLevel, Terminal, TextOptions,
 };
 use nmiscope_farm::results::{self, BundledGuest, OpenError, PreviousRun, Results};
 use nmiscope_farm::runner::{Runner, RunnerMessage, RunnerOptions};
@@ -37,6 +37,7 @@ use super::debug_search;
 use super::exit_code::{self, Code};
 use super::output::{self, MessageFormat};
 use super::suite_files;
+use super::triage::is_plumbing;
 use crate::bundled;
 use crate::errors::BadRequest;
 use crate::session::longest_ending;
@@ -441,6 +442,10 @@ impl Reporters {
                 reporters.push(Box::new(Plain::new(Box::new(stdout), root(), options)));
             }
         }
+        // The page comes first: the others name it.
+        let page =
+            Destination::open(&root().join(results::INDEX)).map_err(BadRequest::from_error)?;
+        reporters.push(Box::new(IndexPage::new(page, root(), is_plumbing)));
         if let Some(file) = &output.junit {
             reporters.push(Box::new(Junit::new(open_destination(file)?, root())));
         }

@@ -70,6 +70,8 @@ fn vms_lost_with_a_killed_farm_run_again() {
     assert_eq!(killed.status.code(), None);
     // The killed farm's VMs die with it.
     wait_for("processes left", || site.processes().is_empty());
+    let index = site.results().join("index.html");
+    assert!(!index.exists(), "a page is written at the end, or not at all");
     // The journal ends in half a line, as if the farm had died while writing it.
     let path = site.results().join("events.jsonl");
     let mut journal = fs::read(&path).expect("a journal");
@@ -86,6 +88,8 @@ fn vms_lost_with_a_killed_farm_run_again() {
     assert_eq!(run.start().lost, ["long/a", "long/b"]);
     assert_eq!((run.start().planned, run.start().done), (2, 1));
     assert_eq!(run.last_tries().keys().collect::<Vec<_>>(), ["another"]);
+    let page = fs::read_to_string(index).expect("a page");
+    assert!(page.contains("<h2>VMs: 2</h2>") && page.contains("damaged lines: 1"), "{page}");
 }
 
 #[test]

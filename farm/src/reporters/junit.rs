@@ -19,9 +19,9 @@ use super::Reporter;
 use super::phrases::{self, finding_text, status_verb};
 use super::runs::{Runs, Try};
 use crate::event::{EventKind, FarmEvent, FarmFinished, FarmStarted, Status, VmFinished};
-use crate::relative_path;
 use crate::tail::{Tail, read_tail};
 use crate::timestamp::Timestamp;
+use crate::{relative_path, results};
 
 /// Maximum number of bytes taken from the end of a console.
 const MAX_CONSOLE: u64 = 64 << 10;
@@ -70,6 +70,10 @@ impl Junit {
             }
         }
         suite.add_property(("not-run", &*finished.not_run.to_string()));
+        let page = self.root.join(results::INDEX);
+        if page.is_file() {
+            suite.add_property(("index", &*phrases::path_text(&page)));
+        }
         let mut consoles = MAX_CONSOLES;
         suite.add_test_cases(self.runs.iter().filter_map(|tries| self.case(tries, &mut consoles)));
         let mut report = Report::new(name);
@@ -286,7 +290,6 @@ mod tests {
 
     use super::super::tests as fixture;
     use super::*;
-    use crate::results;
 
     fn written(root: &Path, events: &[FarmEvent]) -> String {
         let file = root.join("junit.xml");
@@ -308,6 +311,19 @@ mod tests {
         assert_eq!((report.tests, report.failures, report.errors), (16, 7, 3));
         assert_eq!(report.skipped, 1);
         assert_eq!(report.test_suites[0].test_cases.len(), 16);
+    }
+
+    #[test]
+    fn page_of_the_run_is_named_where_there_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut farm = fixture::ScriptedFarm::new(0);
+        farm.finish();
+        let page = directory.path().join(results::INDEX);
+        assert!(!written(directory.path(), &farm.events).contains("index.html"));
+        fs::write(&page, "a page").unwrap();
+        let property = format!("name=\"index\" value=\"{}\"", page.display());
+        let xml = written(directory.path(), &farm.events);
+        assert!(xml.contains(&property), "{xml}");
     }
 
     #[test]

@@ -4,16 +4,19 @@
 //! Called by the command line, with each event.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Reporter;
+use super::files;
 use super::phrases::{self, MAX_NAME, MAX_SENTENCE, format_duration, format_seconds, status_verb};
 use super::runs::{HangGroup, Runs, Try};
 use super::summary::{known_count, occurrences, status_counts};
 use crate::event::{EventKind, FarmEvent, FarmFinished, FarmStarted};
+use crate::results;
 use nmiscope_report::destination::Destination;
-use nmiscope_report::short_name;
+use nmiscope_report::html::Href;
 use nmiscope_report::units::plural;
+use nmiscope_report::{atomic_file, short_name};
 
 /// Maximum number of bytes of rows in each section; GitHub accepts 1 MiB in all.
 const MAX_HANG_BYTES: usize = 256 << 10;
@@ -21,8 +24,6 @@ const MAX_FAILURE_BYTES: usize = 384 << 10;
 const MAX_FLAKY_BYTES: usize = 128 << 10;
 /// Maximum number of lost VMs that are named.
 const MAX_LOST: usize = 20;
-/// Maximum length of a URL that becomes a link.
-const MAX_URL: usize = 2048;
 
 /// Reporter that writes a Markdown summary when the run ends.
 pub struct Markdown {
@@ -49,25 +50,41 @@ impl Markdown {
             status_counts(finished).into_iter().map(|(_, words)| words).collect();
         let counts = counts.join(", ");
         let mut text = format!("## {}: {counts}{}\n\n", plural(all, "VM"), known_count(finished));
-        self.show_run(&mut text, finished);
+        let links = Links::new(&self.file, &self.root);
+        self.show_run(&mut text, finished, &links);
         let groups = self.runs.hang_groups();
         let (known, new): (Vec<_>, Vec<_>) = groups.iter().partition(|group| group.known.is_some());
         let hangs = |title, groups: &[&HangGroup<'_>]| {
             let head = "signature | hang | between | seen | first in | tracked";
-            table(title, head, groups.iter().map(|group| hang_row(group)), MAX_HANG_BYTES / 2)
+            table(
+                title,
+                head,
+                groups.iter().map(|group| hang_row(group, &links)),
+                MAX_HANG_BYTES / 2,
+            )
         };
         text.push_str(&hangs("Distinct hangs", &new));
         let failed = self.runs.failed().filter(|one| one.end.known.is_none());
         let head = "VM | status | finding | time";
-        text.push_str(&table("Failures", head, failed.map(failure_row), MAX_FAILURE_BYTES));
+        text.push_str(&table(
+            "Failures",
+            head,
+            failed.map(|one| failure_row(one, &links)),
+            MAX_FAILURE_BYTES,
+        ));
         text.push_str(&hangs("Known hangs", &known));
         let known = self.runs.failed().filter(|one| one.end.known.is_some());
         let head = "VM | status | tracked | time";
-        text.push_str(&table("Known failures", head, known.map(known_row), MAX_FLAKY_BYTES));
+        text.push_str(&table(
+            "Known failures",
+            head,
+            known.map(|one| known_row(one, &links)),
+            MAX_FLAKY_BYTES,
+        ));
         let flaky = table(
             "",
             "VM | passed in | before",
-            self.runs.flaky().filter_map(flaky_row),
+            self.runs.flaky().filter_map(|tries| flaky_row(tries, &links)),
             MAX_FLAKY_BYTES,
         );
         if !flaky.is_empty() {
@@ -79,7 +96,7 @@ impl Markdown {
     }
 
     /// Describes the run itself: its duration, host and options, and what was interrupted or lost.
-    fn show_run(&self, text: &mut String, finished: &FarmFinished) {
+    fn show_run(&self, text: &mut String, finished: &FarmFinished, links: &Links) {
         let _ = write!(text, "It took {}", format_duration(finished.elapsed_ms));
         if let Some(started) = &self.started {
             let _ = write!(text, " on {}", code(&started.host, MAX_NAME));
@@ -93,8 +110,9 @@ impl Markdown {
         }
         let _ = write!(
             text,
-            ". The results are in {}.\n\n",
-            code(&self.root.to_string_lossy(), MAX_SENTENCE)
+            ". The results are in {}{}.\n\n",
+            code(&self.root.to_string_lossy(), MAX_SENTENCE),
+            links.page()
         );
         if let Some(by) = &self.interrupted {
             let by = code(by, MAX_NAME);
@@ -169,7 +187,61 @@ fn row<const N: usize>(cells: [String; N]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn hang_row(group: &HangGroup<'_>) -> String {
+/// Links from the summary to the results. They are made where the results are in the folder of the summary, or
+/// around it: elsewhere, as with GITHUB_STEP_SUMMARY, nobody keeps the two together.
+struct Links {
+    /// Results directory, as it was given.
+    root: PathBuf,
+    /// Folder of the summary, and the results directory, both without links; `None` if nothing is linked.
+    places: Option<(PathBuf, PathBuf)>,
+}
+
+impl Links {
+    fn new(file: &Destination, root: &Path) -> Self {
+        let places = match file {
+            Destination::File { target, .. } => {
+                let folder = atomic_file::folder_of(target).canonicalize().ok();
+                folder.zip(root.canonicalize().ok())
+            }
+            _ => None,
+        };
+        let are_together = |(folder, root): &(PathBuf, PathBuf)| {
+            root.starts_with(folder) || folder.starts_with(root)
+        };
+        Self { root: root.into(), places: places.filter(are_together) }
+    }
+
+    /// Returns the address of a file, by its path relative to the results directory.
+    fn address(&self, relative: &Path) -> Option<Href> {
+        let (folder, root) = self.places.as_ref()?;
+        Href::between(folder, &root.join(relative))
+    }
+
+    /// Phrase for the page of the run, to follow its directory; empty if there is none.
+    fn page(&self) -> String {
+        if !self.root.join(results::INDEX).is_file() {
+            return String::new();
+        }
+        match self.address(Path::new(results::INDEX)) {
+            Some(address) => {
+                format!(", and <a href=\"{}\">on a page</a>", escape(address.as_str()))
+            }
+            None => format!(", and on a page in {}", code(results::INDEX, MAX_NAME)),
+        }
+    }
+
+    /// Returns the name of a try's run, with a link to the page of its report.
+    fn run(&self, one: &Try) -> String {
+        let name = code(&phrases::run_name(&one.end.id), MAX_NAME);
+        let page = files::existing(&self.root, &one.end, "html");
+        match page.and_then(|page| self.address(&page)) {
+            Some(address) => format!("<a href=\"{}\">{name}</a>", escape(address.as_str())),
+            None => name,
+        }
+    }
+}
+
+fn hang_row(group: &HangGroup<'_>, links: &Links) -> String {
     let hang = group.hang;
     let title = match &hang.function {
         Some(function) => format!("{} in {}", hang.class, code(short_name(function), MAX_NAME)),
@@ -182,33 +254,33 @@ fn hang_row(group: &HangGroup<'_>) -> String {
         title,
         between,
         occurrences(group),
-        run_name(group.first),
+        links.run(group.first),
         group.known.map_or_else(String::new, link),
     ])
 }
 
-fn failure_row(one: &Try) -> String {
+fn failure_row(one: &Try, links: &Links) -> String {
     let finding = phrases::finding_text(&one.end);
     let finding = finding.map_or_else(String::new, |finding| code(&finding, 2 * MAX_SENTENCE));
     row([
-        run_name(one),
+        links.run(one),
         status_verb(one.end.status).into(),
         finding,
         format_seconds(one.end.elapsed_ms),
     ])
 }
 
-fn known_row(one: &Try) -> String {
+fn known_row(one: &Try, links: &Links) -> String {
     let tracked = one.end.known.as_deref().map_or_else(String::new, link);
     row([
-        run_name(one),
+        links.run(one),
         status_verb(one.end.status).into(),
         tracked,
         format_seconds(one.end.elapsed_ms),
     ])
 }
 
-fn flaky_row(tries: &[Try]) -> Option<String> {
+fn flaky_row(tries: &[Try], links: &Links) -> Option<String> {
     let (last, earlier) = tries.split_last()?;
     let before = earlier.iter().take(3).map(|one| {
         let finding = phrases::finding_text(&one.end);
@@ -217,21 +289,17 @@ fn flaky_row(tries: &[Try]) -> Option<String> {
         format!("{}{finding}", status_verb(one.end.status))
     });
     let before: Vec<String> = before.collect();
-    Some(row([run_name(last), format!("try {}", last.end.id.attempt), before.join("<br>")]))
-}
-
-fn run_name(one: &Try) -> String {
-    code(&phrases::run_name(&one.end.id), MAX_NAME)
+    Some(row([links.run(last), format!("try {}", last.end.id.attempt), before.join("<br>")]))
 }
 
 /// Links to the page at which a failure is tracked. Text that is no plain URL is shown without a link.
 fn link(url: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?#@!$&*+,;=%".contains(&byte);
-    let is_web = url.starts_with("https://") || url.starts_with("http://");
-    if is_web && url.len() <= MAX_URL && url.bytes().all(is_plain) {
-        format!("<a href=\"{}\">{}</a>", escape(url), escape(&phrases::one_line(url, MAX_NAME)))
-    } else {
-        code(url, MAX_NAME)
+    match Href::web(url) {
+        Some(address) => {
+            let text = phrases::one_line(url, MAX_NAME);
+            format!("<a href=\"{}\">{}</a>", escape(address.as_str()), escape(&text))
+        }
+        None => code(url, MAX_NAME),
     }
 }
 
@@ -265,11 +333,12 @@ mod tests {
 
     fn text(events: &[FarmEvent]) -> String {
         let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("summary.md");
-        fixture::report_all(
-            &mut Markdown::new(Destination::open(&file).unwrap(), "results".into()),
-            events,
-        );
+        written(&directory.path().join("summary.md"), Path::new("results"), events)
+    }
+
+    fn written(file: &Path, root: &Path, events: &[FarmEvent]) -> String {
+        let mut markdown = Markdown::new(Destination::open(file).unwrap(), root.into());
+        fixture::report_all(&mut markdown, events);
         std::fs::read_to_string(file).unwrap()
     }
 
@@ -314,6 +383,38 @@ mod tests {
         {
             assert!(link(other).starts_with("<code>"), "{other}");
         }
+    }
+
+    #[test]
+    fn results_are_linked_where_the_summary_lies_with_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path();
+        let root = folder.join("a b/results");
+        let mut farm = fixture::ScriptedFarm::new(1);
+        farm.end_with("vm", Status::Fail, |end| {
+            end.files.insert("html".into(), "report.html".into());
+        });
+        farm.finish();
+        std::fs::create_dir_all(root.join("vms/vm/1.1")).unwrap();
+        std::fs::create_dir(folder.join("elsewhere")).unwrap();
+        for file in ["index.html", "vms/vm/1.1/report.html"] {
+            std::fs::write(root.join(file), "a page").unwrap();
+        }
+        for (file, index, report) in [
+            ("summary.md", "a%20b/results/index.html", "a%20b/results/vms/vm/1.1/report.html"),
+            ("a b/results/summary.md", "index.html", "vms/vm/1.1/report.html"),
+            ("a b/results/vms/summary.md", "../index.html", "vm/1.1/report.html"),
+        ] {
+            let text = written(&folder.join(file), &root, &farm.events);
+            assert!(
+                text.contains(&format!("<a href=\"{}\">on a page</a>", escape(index))),
+                "{text}"
+            );
+            let link = format!("| <a href=\"{}\"><code>vm</code></a> |", escape(report));
+            assert!(text.contains(&link), "{text}");
+        }
+        let text = written(&folder.join("elsewhere/summary.md"), &root, &farm.events);
+        assert!(!text.contains("<a ") && text.contains("on a page in <code>index&#46;html</code>"));
     }
 
     #[test]

@@ -3,12 +3,14 @@
 //! A reporter sees events in order and nothing else, so it can also render the journal of a run that has
 //! ended. Names come from a suite, and names of locks and functions from a guest's memory: all of them
 //! pass through `report::sanitize` and are cut where they are too long. Only failures are kept in memory,
-//! except by `junit`, whose format has an entry for every VM.
+//! except by `junit` and `index`, whose formats have an entry for every VM.
 //!
 //! Owns the trait and all texts about a run; refuses to own events (`event`) and the choice of reporters
 //! (the command line, which calls them).
 
+mod files;
 mod hunt;
+mod index;
 mod json_lines;
 mod junit;
 mod markdown;
@@ -24,6 +26,7 @@ mod tests;
 
 use super::event::FarmEvent;
 
+pub use index::IndexPage;
 pub use json_lines::JsonLines;
 pub use junit::Junit;
 pub use markdown::Markdown;

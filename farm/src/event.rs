@@ -136,8 +136,8 @@ pub struct VmFinished {
     pub hang: Option<HangSummary>,
     /// Milliseconds from the start of the VM's process to its end.
     pub elapsed_ms: f64,
-    /// Paths of the try's files relative to `directory`, by `report`, `text`, `core`, `console` or `stderr`; files
-    /// that are missing or empty are left out.
+    /// Paths of the try's files relative to `directory`, by `report`, `text`, `html`, `core`, `console` or
+    /// `stderr`; files that are missing or empty are left out.
     pub files: BTreeMap<String, PathBuf>,
 }
 

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use nmiscope_report::destination::Destination;
+use nmiscope_report::html::{self, Sources};
 use nmiscope_report::json::ReportError;
 use nmiscope_report::text::{self, Detail};
 use nmiscope_report::{Report, json};
@@ -52,14 +53,21 @@ fn with_cause(error: &ReportError) -> String {
     }
 }
 
-/// Writes a report as text beside it, for its owner alone, as the report is. A failure leaves no file: the
-/// report has all that it would hold.
-fn write_text(report: &Report, path: &Path) {
+/// Writes a report as text and as a page beside it.
+fn write_beside(report: &Report, directory: &Path) {
     let text = text::report(report, Detail::Folded);
     let text = anstream::adapter::strip_str(&text).to_string();
+    write(&directory.join(process::TEXT), &text);
+    // The sources of a suite's images are not known.
+    write(&directory.join(process::HTML), &html::report(report, &Sources::default()));
+}
+
+/// Writes a file for its owner alone, as the report is. A failure leaves no file: the report has all that it
+/// would hold.
+fn write(path: &Path, text: &str) {
     let written = Destination::open(path).and_then(|file| file.write(text.as_bytes()));
     if written.is_err() {
-        // The text of an earlier try is not this one's.
+        // The file of an earlier try is not this one's.
         let _ = fs::remove_file(path);
     }
 }
@@ -94,11 +102,12 @@ pub fn examine(vm: &SuiteVm, directory: &Path, end: ProcessEnd, error: Option<&s
     };
     let judgement = judge::judge(vm, &output);
     if let Ok(report) = &report {
-        write_text(report, &directory.join(process::TEXT));
+        write_beside(report, directory);
     }
     let names = [
         ("report", process::REPORT),
         ("text", process::TEXT),
+        ("html", process::HTML),
         ("core", process::CORE),
         ("console", process::CONSOLE),
         ("stderr", process::STDERR),

@@ -5,6 +5,7 @@ mod at_scale;
 mod debug_files;
 mod faults;
 mod output;
+mod pages;
 pub mod site;
 
 use std::collections::BTreeMap;
@@ -110,7 +111,8 @@ fn every_vm_of_a_suite_gets_its_verdict() {
     assert!(hang.function.as_deref().is_some_and(|name| name.ends_with("take_second")), "{hang:?}");
     // The link by which the hang is found, and the files behind it.
     let exemplar = site.results().join(&hang.signature[..8]);
-    let names = ["console.log", "hang.core", "report.json", "report.txt", "stderr.log"];
+    let names =
+        ["console.log", "hang.core", "report.html", "report.json", "report.txt", "stderr.log"];
     assert_eq!(files(&exemplar), names);
     let report = std::fs::read_to_string(exemplar.join("report.json")).expect("a report");
     assert_eq!(parse_report(&report).hangs[0].signature, hang.signature);

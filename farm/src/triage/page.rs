@@ -18,6 +18,7 @@ use nmiscope_report::{atomic_file, short_name};
 use super::known::KnownEntry;
 use super::{Diff, FailureGroup, ScanResult, TriageResult, text};
 use crate::process;
+use crate::timestamp::Timestamp;
 
 /// Folder of a page, from which its links lead to files.
 #[derive(Debug)]
@@ -163,8 +164,8 @@ fn row(group: &FailureGroup, folder: &PageFolder) -> Group {
         signature: Line::new(&group.signature),
         count: group.count,
         place: Line::new(text::place(group)),
-        first_seen: Line::new(text::time(group.first_seen)),
-        last_seen: Line::new(text::time(group.last_seen)),
+        first_seen: time(group.first_seen),
+        last_seen: time(group.last_seen),
         by_day: by_day.collect(),
         known: known.or(was_known),
         facts,
@@ -172,6 +173,11 @@ fn row(group: &FailureGroup, folder: &PageFolder) -> Group {
         vms: Names::new(&group.vms),
         exemplar: group.exemplar.as_ref().and_then(|path| folder.link_to_report(Path::new(path))),
     }
+}
+
+/// Formats a time in UTC, to the second, with a space at which a narrow column breaks it.
+fn time(time: Timestamp) -> Line {
+    Line::new(text::time(time).replace('T', " ").replace('Z', ""))
 }
 
 fn known_entry(word: &str, entry: &KnownEntry) -> Known {

@@ -11,7 +11,8 @@ use nmiscope_farm::event::Status;
 use nmiscope_report::Report;
 use serde_json::json;
 
-/// One in the morning of 2026-01-01, in UTC: `date --date=2026-01-01T01:00:00Z +%s`.
+/// Start of the first night, 2026-01-01 at one in the morning, in UTC: `date --date=2026-01-01T01:00:00Z
+/// +%s`.
 const FIRST_NIGHT: u64 = 1_767_229_200_000;
 const DAY: u64 = 24 * 3600 * 1000;
 

@@ -4,7 +4,8 @@
 //! farm.lock           held by the running farm; contains its process number
 //! events.jsonl        the journal
 //! index.html          the page of the run: groups of failures, and all VMs with links to their files
-//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json report.txt report.html hang.core stderr.log
+//! vms/NAME/RUN.TRY/   the files of one try: console.log report.json report.txt report.html
+//!                     hang.core stderr.log
 //! SIGNATURE           a link to the first try that hung in this way
 //! ```
 //!

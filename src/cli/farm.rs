@@ -164,6 +164,8 @@ Examples:
     nmiscope farm suite.toml --status-level fail
   Print the report of a VM, or list those of a farm:
     nmiscope report nmiscope-results/2026-11-28T14-20-32.000Z
+  Open the page of a run in a browser:
+    xdg-open results/index.html
   Group the hangs of earlier runs:
     nmiscope triage nmiscope-results
 

@@ -1,5 +1,5 @@
-//! `nmiscope triage`: groups the failures in reports, writes them as text, JSON or a page, and returns an exit
-//! code.
+//! `nmiscope triage`: groups the failures in reports, writes them as text, JSON or a page, and returns an
+//! exit code.
 //!
 //! Owns the options and the choice of the exit code; refuses to own groups and their text (the crate
 //! `farm`). Called by the parent module.
@@ -52,15 +52,15 @@ pub struct Triage {
     pub output: Option<PathBuf>,
 }
 
-/// Format of the groups.
+/// Format in which groups or changes are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum TriageFormat {
     /// Text for people to read.
     #[default]
     Text,
-    /// One JSON document for programs.
+    /// JSON for programs, as one document.
     Json,
-    /// One page of HTML for a browser.
+    /// HTML for a browser, as one page.
     Html,
 }
 

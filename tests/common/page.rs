@@ -27,8 +27,8 @@ fn decode(address: &str) -> PathBuf {
     OsString::from_vec(bytes).into()
 }
 
-/// Follows all links of a page's file to other files, and returns these files' canonical paths, in order. Fails
-/// for a link that leads nowhere, and for an address of any scheme but those of the web.
+/// Follows all links of a page's file to other files, and returns these files' canonical paths, in order.
+/// Fails for a link that leads nowhere, and for an address of any scheme but those of the web.
 #[track_caller]
 pub fn follow(file: &Path) -> Vec<PathBuf> {
     let page = fs::read_to_string(file).expect("a page");

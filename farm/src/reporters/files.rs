@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::event::VmFinished;
 use crate::relative_path;
 
-/// Returns the path of a try's file, relative to the results directory `root`, by its kind as events spell it.
+/// Returns the path of a try's file, relative to the results directory `root`, by its kind as events spell
+/// it.
 /// `None` unless it exists there: a journal may name any path, and a file may be gone since.
 pub fn existing(root: &Path, end: &VmFinished, kind: &str) -> Option<PathBuf> {
     let relative = end.directory.join(end.files.get(kind)?);

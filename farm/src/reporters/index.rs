@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use nmiscope_report::destination::Destination;
 use nmiscope_report::html::Href;
-use nmiscope_report::html::index::{self, Index, Line, Link, MAX_RUNS, Run, Runs as RunRows};
+use nmiscope_report::html::index::{self, Index, MAX_RUNS, PageLink, Run, RunList, SafeLine};
 use nmiscope_report::units::plural;
 
 use super::Reporter;
@@ -70,18 +70,21 @@ impl IndexPage {
         let totals =
             format!("{}: {}{}", plural(all, "VM"), counts.join(", "), known_count(finished));
         Index {
-            title: Line::new("Results of nmiscope farm"),
-            totals: Line::new(totals),
+            title: SafeLine::new("Results of nmiscope farm"),
+            totals: SafeLine::new(totals),
             facts: self.facts(finished),
-            no_groups: Line::new("No VM hung, crashed or exceeded its time limit unexpectedly."),
+            no_groups: SafeLine::new(
+                "No VM hung, crashed or exceeded its time limit unexpectedly.",
+            ),
             runs: Some(self.rows()),
             ..page
         }
     }
 
-    fn facts(&self, finished: &FarmFinished) -> Vec<(Line, Line)> {
+    fn facts(&self, finished: &FarmFinished) -> Vec<(SafeLine, SafeLine)> {
         let mut facts = Vec::new();
-        let mut add = |name: &str, value: &str| facts.push((Line::new(name), Line::new(value)));
+        let mut add =
+            |name: &str, value: &str| facts.push((SafeLine::new(name), SafeLine::new(value)));
         if let Some((time, started)) = &self.started {
             add("suite", &started.suite);
             add("host", &started.host);
@@ -103,11 +106,11 @@ impl IndexPage {
 
     /// Makes the rows of all runs: those that failed, those with a known failure, those that passed after a
     /// retry, and the others, each in the order of names.
-    fn rows(&self) -> RunRows {
+    fn rows(&self) -> RunList {
         let mut runs: Vec<&[Try]> = self.runs.iter().filter(|tries| !tries.is_empty()).collect();
         runs.sort_by_key(|tries| tries.last().map(|last| rank(&last.end)));
         let rows = runs.iter().take(MAX_RUNS).filter_map(|tries| self.row(tries));
-        RunRows { rows: rows.collect(), total: runs.len() }
+        RunList { rows: rows.collect(), total: runs.len() }
     }
 
     fn row(&self, tries: &[Try]) -> Option<Run> {
@@ -124,17 +127,17 @@ impl IndexPage {
             result.push_str(" (flaky)");
         }
         Some(Run {
-            name: Line::new(name),
-            result: Line::new(result),
+            name: SafeLine::new(name),
+            result: SafeLine::new(result),
             failed: rank(end) == 0,
-            reason: Line::new(finding_text(end).unwrap_or_default()),
-            duration: Line::new(format_seconds(end.elapsed_ms)),
+            reason: SafeLine::new(finding_text(end).unwrap_or_default()),
+            duration: SafeLine::new(format_seconds(end.elapsed_ms)),
             links: self.links(tries),
         })
     }
 
     /// Links to the report of each try, or what there is instead, and to the last console.
-    fn links(&self, tries: &[Try]) -> Vec<Link> {
+    fn links(&self, tries: &[Try]) -> Vec<PageLink> {
         let shown = &tries[tries.len().saturating_sub(MAX_TRIES)..];
         let mut links = Vec::new();
         for one in shown {
@@ -144,14 +147,14 @@ impl IndexPage {
                     1 => name,
                     _ => format!("try {} {}", one.end.id.attempt, status_verb(one.end.status)),
                 };
-                Link { text: Line::new(text), address }
+                PageLink { text: SafeLine::new(text), address }
             }));
         }
         let console = shown.last().and_then(|last| self.link(&last.end, "console"));
         if let Some((name, address)) = console
             && links.iter().all(|link| link.address != address)
         {
-            links.push(Link { text: Line::new(name), address });
+            links.push(PageLink { text: SafeLine::new(name), address });
         }
         links
     }
@@ -299,7 +302,8 @@ mod tests {
         fs::write(directory.path().join("secret.html"), "SECRET").unwrap();
         let page = written(&root, &[], &farm.events);
         let found = addresses(&page);
-        // A report and a console of each, the console of the one that names a file elsewhere, and the skip link.
+        // A report and a console of each, the console of the one that names a file elsewhere, and the skip
+        // link.
         assert_eq!(found.len(), 2 * names.len() + 2, "{found:?}");
         for address in found.iter().filter(|address| !address.starts_with('#')) {
             // Directories of tries need no escapes but of `=`.

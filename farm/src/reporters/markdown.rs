@@ -187,8 +187,8 @@ fn row<const N: usize>(cells: [String; N]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-/// Links from the summary to the results. They are made where the results are in the folder of the summary, or
-/// around it: elsewhere, as with GITHUB_STEP_SUMMARY, nobody keeps the two together.
+/// Links from the summary to the results. They are made where the results are in the folder of the summary,
+/// or around it: elsewhere, as with GITHUB_STEP_SUMMARY, nobody keeps the two together.
 struct Links {
     /// Results directory, as it was given.
     root: PathBuf,

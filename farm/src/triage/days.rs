@@ -33,12 +33,12 @@ pub struct DayRuns {
     pub failed: u64,
 }
 
-/// Failures by day.
+/// Number of failures on each day that has one.
 #[derive(Debug, Default)]
 pub struct FailureDays(BTreeMap<u64, u64>);
 
 impl FailureDays {
-    /// Counts a failure.
+    /// Counts a failure on the day of its time.
     pub fn add(&mut self, time: Timestamp) {
         *self.0.entry(time.day()).or_default() += 1;
     }
@@ -56,7 +56,7 @@ impl FailureDays {
 pub struct RunDays(BTreeMap<u64, (u64, u64)>);
 
 impl RunDays {
-    /// Counts a run.
+    /// Counts a run on the day of its end.
     pub fn add(&mut self, time: Timestamp, failed: bool) {
         let (runs, failures) = self.0.entry(time.day()).or_default();
         *runs += 1;

@@ -175,8 +175,8 @@ impl KnownFailures {
         Ok(Self { entries, today: Some(today) })
     }
 
-    /// Makes entries that never expire of signatures and the URLs at which they are tracked, as a farm's events
-    /// have them.
+    /// Makes entries that never expire of signatures and the URLs at which they are tracked, as a farm's
+    /// events have them.
     pub fn from_urls<'a>(urls: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let entry = |(signature, url): (&str, &str)| {
             let entry = KnownEntry {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::html::Href;
 use nmiscope_report::html::index::{
-    Day, Group, Index, Known, Line, Link, MAX_GROUPS, Names, Section,
+    Day, Group, Index, Known, MAX_GROUPS, NameList, PageLink, SafeLine, Section,
 };
 use nmiscope_report::{atomic_file, short_name};
 
@@ -39,17 +39,17 @@ impl PageFolder {
         Ok(Self(folder.canonicalize().with_context(failed)?))
     }
 
-    /// Returns a link to a report: to the page of it if there is one beside it, else to the file itself; `None`
-    /// if that does not exist.
-    fn link_to_report(&self, report: &Path) -> Option<Link> {
+    /// Returns a link to a report: to the page of it if there is one beside it, else to the file itself;
+    /// `None` if that does not exist.
+    fn link_to_report(&self, report: &Path) -> Option<PageLink> {
         let report = report.canonicalize().ok()?;
         let page = report.with_file_name(process::HTML);
         let is_page = fs::symlink_metadata(&page).is_ok_and(|metadata| metadata.is_file());
         // Only a farm's report has a page of this name.
         let is_farms = report.file_name().is_some_and(|name| name == process::REPORT);
         let file = if is_page && is_farms { page } else { report };
-        let text = Line::new(file.file_name()?.to_string_lossy());
-        Some(Link { text, address: Href::between(&self.0, &file)? })
+        let text = SafeLine::new(file.file_name()?.to_string_lossy());
+        Some(PageLink { text, address: Href::between(&self.0, &file)? })
     }
 }
 
@@ -59,20 +59,20 @@ pub fn triage_page(triage: &TriageResult, folder: &PageFolder) -> Index {
     let remarks: Vec<String> = text::remarks(&triage.totals).into_iter().chain(skipped).collect();
     let mut room = MAX_GROUPS;
     Index {
-        title: Line::new("Failures by signature"),
-        totals: Line::new(text::totals_line(triage)),
+        title: SafeLine::new("Failures by signature"),
+        totals: SafeLine::new(text::totals_line(triage)),
         days: triage
             .days
             .iter()
             .map(|day| Day {
-                name: Line::new(day.day.to_string()),
+                name: SafeLine::new(day.day.to_string()),
                 runs: day.runs,
                 failed: day.failed,
             })
             .collect(),
         sections: vec![section("Groups", "", triage.groups.iter(), folder, &mut room)],
-        no_groups: Line::new("No failure has been found."),
-        remarks: Names::new(&remarks),
+        no_groups: SafeLine::new("No failure has been found."),
+        remarks: NameList::new(&remarks),
         made_by: made_by(),
         ..Index::default()
     }
@@ -94,27 +94,27 @@ pub fn diff_page(diff: &Diff, old: &ScanResult, new: &ScanResult, folder: &PageF
         "No verdict on their VMs is among the new results, so that the absence says nothing.";
     let mut room = MAX_GROUPS;
     Index {
-        title: Line::new("Changes between two scans"),
-        totals: Line::new(text::diff_line(diff)),
+        title: SafeLine::new("Changes between two scans"),
+        totals: SafeLine::new(text::diff_line(diff)),
         days: days
             .into_iter()
-            .map(|name| Day { name: Line::new(name), ..Day::default() })
+            .map(|name| Day { name: SafeLine::new(name), ..Day::default() })
             .collect(),
         sections: vec![
             section("New", "", diff.new.iter(), folder, &mut room),
             section("Gone", "", gone(true), folder, &mut room),
             section("Absent, but not run", absent, gone(false), folder, &mut room),
         ],
-        no_groups: Line::new("No group is new, and none is gone."),
-        flaky: Names::new(&diff.flaky),
+        no_groups: SafeLine::new("No group is new, and none is gone."),
+        flaky: NameList::new(&diff.flaky),
         made_by: made_by(),
         ..Index::default()
     }
 }
 
 /// Names the program that makes pages.
-fn made_by() -> Line {
-    Line::new(format!("Made by nmiscope {}.", env!("CARGO_PKG_VERSION")))
+fn made_by() -> SafeLine {
+    SafeLine::new(format!("Made by nmiscope {}.", env!("CARGO_PKG_VERSION")))
 }
 
 /// Makes a section of as many groups as there is `room` for on the page.
@@ -133,7 +133,7 @@ fn section<'a>(
             rows.push(row(group, folder));
         }
     }
-    Section { heading: Line::new(heading), remark: Line::new(remark), groups: rows, total }
+    Section { heading: SafeLine::new(heading), remark: SafeLine::new(remark), groups: rows, total }
 }
 
 fn row(group: &FailureGroup, folder: &PageFolder) -> Group {
@@ -143,7 +143,8 @@ fn row(group: &FailureGroup, folder: &PageFolder) -> Group {
         known_entry(&format!("was known until {until}"), entry)
     });
     let mut facts = Vec::new();
-    let mut add = |name: &str, value: String| facts.push((Line::new(name), Line::new(value)));
+    let mut add =
+        |name: &str, value: String| facts.push((SafeLine::new(name), SafeLine::new(value)));
     if let Some(message) = &group.message {
         add("message", message.clone());
     }
@@ -153,38 +154,38 @@ fn row(group: &FailureGroup, folder: &PageFolder) -> Group {
         }
     }
     let stacks = group.stacks.iter().map(|stack| {
-        let functions = stack.functions.iter().map(|name| Line::new(short_name(name)));
-        (Line::new(text::list(&stack.parties)), functions.collect())
+        let functions = stack.functions.iter().map(|name| SafeLine::new(short_name(name)));
+        (SafeLine::new(text::list(&stack.parties)), functions.collect())
     });
-    let by_day = group.by_day.iter().map(|day| (Line::new(day.day.to_string()), day.count));
+    let by_day = group.by_day.iter().map(|day| (SafeLine::new(day.day.to_string()), day.count));
     Group {
-        name: Line::new(text::title(group)),
-        class: Line::new(group.class.map_or(group.kind.name(), |class| class.name())),
-        bucket: Line::new(group.bucket.as_deref().unwrap_or_default()),
-        signature: Line::new(&group.signature),
+        name: SafeLine::new(text::title(group)),
+        class: SafeLine::new(group.class.map_or(group.kind.name(), |class| class.name())),
+        bucket: SafeLine::new(group.bucket.as_deref().unwrap_or_default()),
+        signature: SafeLine::new(&group.signature),
         count: group.count,
-        place: Line::new(text::place(group)),
+        place: SafeLine::new(text::place(group)),
         first_seen: time(group.first_seen),
         last_seen: time(group.last_seen),
         by_day: by_day.collect(),
         known: known.or(was_known),
         facts,
         stacks: stacks.collect(),
-        vms: Names::new(&group.vms),
+        vms: NameList::new(&group.vms),
         exemplar: group.exemplar.as_ref().and_then(|path| folder.link_to_report(Path::new(path))),
     }
 }
 
 /// Formats a time in UTC, to the second, with a space at which a narrow column breaks it.
-fn time(time: Timestamp) -> Line {
-    Line::new(text::time(time).replace('T', " ").replace('Z', ""))
+fn time(time: Timestamp) -> SafeLine {
+    SafeLine::new(text::time(time).replace('T', " ").replace('Z', ""))
 }
 
 fn known_entry(word: &str, entry: &KnownEntry) -> Known {
     Known {
-        word: Line::new(word),
-        page: Line::new(&entry.url),
+        word: SafeLine::new(word),
+        page: SafeLine::new(&entry.url),
         address: Href::web(&entry.url),
-        note: Line::new(entry.note.as_deref().unwrap_or_default()),
+        note: SafeLine::new(entry.note.as_deref().unwrap_or_default()),
     }
 }

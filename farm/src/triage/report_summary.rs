@@ -327,7 +327,8 @@ mod tests {
     fn report_of_the_former_version_is_summarized_like_a_current_one() {
         let stored = include_str!("../../../report/tests/former/abba-deadlock.json");
         let (mut former, current) = (summary(stored), summary(DEADLOCK));
-        // A report keeps the signature that it was written with: those of deadlocks have names of locks since.
+        // A report keeps the signature that it was written with: those of deadlocks have names of locks
+        // since.
         assert_eq!(former.failures[0].signature, "0a2e58fd7c78e78d");
         former.failures[0].signature.clone_from(&current.failures[0].signature);
         // Reports of that version have no buckets.

@@ -10,13 +10,14 @@ use std::path::{Component, Path, PathBuf};
 /// Maximum length of a URL that becomes an address, in bytes.
 const MAX_URL: usize = 2048;
 
-/// The address of a link. None has a scheme but http and https, so that no text of a guest or of a file becomes
-/// a script, and all are plain ASCII without quotes, spaces and angle brackets.
+/// The address of a link. None has a scheme but http and https, so that no text of a guest or of a file
+/// becomes a script, and all are plain ASCII without quotes, spaces and angle brackets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Href(String);
 
 impl Href {
-    /// Returns the address of a page of the web; `None` for another scheme, and for text that is no plain URL.
+    /// Returns the address of a page of the web; `None` for another scheme, and for text that is no plain
+    /// URL.
     pub fn web(url: &str) -> Option<Self> {
         let is_plain =
             |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:/?#@!$&*+,;=%".contains(&byte);
@@ -50,8 +51,8 @@ impl Href {
         (!text.is_empty()).then_some(Self(text))
     }
 
-    /// Returns the address of a file for a page in `folder`. Both paths are absolute and without `.`, `..` and
-    /// links, as [`std::fs::canonicalize`] returns them.
+    /// Returns the address of a file for a page in `folder`. Both paths are absolute and without `.`, `..`
+    /// and links, as [`std::fs::canonicalize`] returns them.
     pub fn between(folder: &Path, file: &Path) -> Option<Self> {
         let shared = folder.components().zip(file.components());
         let shared = shared.take_while(|(in_folder, in_file)| in_folder == in_file).count();

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use askama::Template;
 
-use super::{Day, Line};
+use super::{Day, SafeLine};
 use crate::units::plural;
 
 /// Width of a bar and of the gap behind it, and greatest height of a bar, in CSS pixels.
@@ -21,9 +21,9 @@ const HEIGHT: u64 = 28;
 pub struct Bars {
     width: usize,
     height: u64,
-    /// Outline of all bars.
+    /// Outline of all bars, as the data of a path in SVG.
     path: String,
-    /// Description of the picture.
+    /// Description of the picture in words, its title.
     words: String,
 }
 
@@ -35,7 +35,7 @@ impl Bars {
     }
 
     /// Draws the failures of a group on these days; `None` if there are fewer than two days.
-    pub fn of_group(days: &[Day], by_day: &[(Line, u64)]) -> Option<Self> {
+    pub fn of_group(days: &[Day], by_day: &[(SafeLine, u64)]) -> Option<Self> {
         let by_name: HashMap<&str, u64> =
             by_day.iter().map(|(name, count)| (name.as_str(), *count)).collect();
         let count = |day: &Day| by_name.get(day.name.as_str()).copied().unwrap_or(0);
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     fn days(names: &[&str]) -> Vec<Day> {
-        names.iter().map(|name| Day { name: Line::new(name), ..Day::default() }).collect()
+        names.iter().map(|name| Day { name: SafeLine::new(name), ..Day::default() }).collect()
     }
 
     #[test]

@@ -10,12 +10,12 @@ use crate::sanitize;
 /// Maximum length of a line in characters.
 const MAX_CHARACTERS: usize = 4096;
 
-/// One line of text without control characters and marks of the writing direction, of bounded length. Its
+/// Text of one line without control characters and marks of the writing direction, of bounded length. Its
 /// default is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Line(String);
+pub struct SafeLine(String);
 
-impl Line {
+impl SafeLine {
     /// Makes text safe, and cuts it to a length that is enough for any honest name or sentence.
     pub fn new(text: impl AsRef<str>) -> Self {
         let text = text.as_ref();
@@ -36,7 +36,7 @@ impl Line {
         self
     }
 
-    /// Returns the text.
+    /// Returns the line as plain text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -47,7 +47,7 @@ impl Line {
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for SafeLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -59,11 +59,11 @@ mod tests {
 
     #[test]
     fn lines_are_safe_and_bounded() {
-        assert_eq!(Line::new("a\x1b[2J\n\u{202e}b").as_str(), "a\\u{1b}[2J\\n\\u{202e}b");
-        assert_eq!(Line::new("äöü").cut(2).as_str(), "ä…");
-        assert_eq!(Line::new("äö").cut(2).as_str(), "äö");
+        assert_eq!(SafeLine::new("a\x1b[2J\n\u{202e}b").as_str(), "a\\u{1b}[2J\\n\\u{202e}b");
+        assert_eq!(SafeLine::new("äöü").cut(2).as_str(), "ä…");
+        assert_eq!(SafeLine::new("äö").cut(2).as_str(), "äö");
         for text in ["x".repeat(10_000), "\u{7}".repeat(10_000)] {
-            let line = Line::new(text);
+            let line = SafeLine::new(text);
             assert_eq!(line.as_str().chars().count(), MAX_CHARACTERS);
             assert!(line.as_str().ends_with('…'));
         }

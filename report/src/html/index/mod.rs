@@ -1,7 +1,8 @@
 //! Pages about many runs: groups of failures, as triage finds them, and the VMs of a farm.
 //!
-//! Owns the layout, and the bounds of what is shown; refuses to own what a group is. Called by farms and triage
-//! with plain rows: this crate knows neither. All text in a row is a [`Line`], and all addresses are [`Href`]s.
+//! Owns the layout, and the bounds of what is shown; refuses to own what a group is. Called by farms and
+//! triage with plain rows: this crate knows neither. All text in a row is a [`SafeLine`], and all addresses
+//! are [`Href`]s.
 
 mod bars;
 mod line;
@@ -12,7 +13,7 @@ use askama::Template;
 
 use super::href::Href;
 use crate::units::plural;
-pub use line::Line;
+pub use line::SafeLine;
 
 use bars::Bars;
 
@@ -32,32 +33,32 @@ const MAX_NAMES: usize = 50;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Index {
     /// Title of the page, which is its heading too.
-    pub title: Line,
-    /// Totals in one sentence.
-    pub totals: Line,
+    pub title: SafeLine,
+    /// Totals of all runs, as one sentence.
+    pub totals: SafeLine,
     /// Facts about the runs, by name.
-    pub facts: Vec<(Line, Line)>,
+    pub facts: Vec<(SafeLine, SafeLine)>,
     /// Days on which runs ended, in order of time; groups have a count for some of these.
     pub days: Vec<Day>,
     /// Sections of groups, in the order of the page.
     pub sections: Vec<Section>,
     /// Sentence that stands in place of the sections if no section has a group.
-    pub no_groups: Line,
+    pub no_groups: SafeLine,
     /// Names of VMs that became flaky; empty where that is unknown.
-    pub flaky: Names,
+    pub flaky: NameList,
     /// Runs of a farm's VMs; `None` for a page about groups alone.
-    pub runs: Option<Runs>,
+    pub runs: Option<RunList>,
     /// Remarks on what is missing, one sentence each.
-    pub remarks: Names,
+    pub remarks: NameList,
     /// Program that made the page, with its version.
-    pub made_by: Line,
+    pub made_by: SafeLine,
 }
 
 /// A day with its runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Day {
     /// Name of the day, as in `2026-12-31`.
-    pub name: Line,
+    pub name: SafeLine,
     /// Number of runs that ended on the day.
     pub runs: u64,
     /// Number of these that failed.
@@ -68,9 +69,9 @@ pub struct Day {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Section {
     /// Heading of the section, without the number of its groups.
-    pub heading: Line,
+    pub heading: SafeLine,
     /// Sentence below the heading; empty for none.
-    pub remark: Line,
+    pub remark: SafeLine,
     /// Groups in their order. Those after the first [`MAX_GROUPS`] of the page may be absent.
     pub groups: Vec<Group>,
     /// Number of groups, with those that are absent.
@@ -81,60 +82,60 @@ pub struct Section {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Group {
     /// Name of the group for people.
-    pub name: Line,
+    pub name: SafeLine,
     /// Class of its hangs, or kind of its failures.
-    pub class: Line,
+    pub class: SafeLine,
     /// Bucket of its hangs; empty if there is none.
-    pub bucket: Line,
-    /// Signature, in hexadecimal digits.
-    pub signature: Line,
-    /// Number of failures.
+    pub bucket: SafeLine,
+    /// Signature that its failures share, in hexadecimal digits.
+    pub signature: SafeLine,
+    /// Number of failures in the group.
     pub count: u64,
     /// Number of runs and VMs in words.
-    pub place: Line,
+    pub place: SafeLine,
     /// Time of the first failure.
-    pub first_seen: Line,
+    pub first_seen: SafeLine,
     /// Time of the last failure.
-    pub last_seen: Line,
+    pub last_seen: SafeLine,
     /// Numbers of failures by the names of days, in order of time.
-    pub by_day: Vec<(Line, u64)>,
+    pub by_day: Vec<(SafeLine, u64)>,
     /// Mark of a group that is known, or was; `None` for others.
     pub known: Option<Known>,
     /// Facts about the exemplar, by name, such as its message and its locks.
-    pub facts: Vec<(Line, Line)>,
+    pub facts: Vec<(SafeLine, SafeLine)>,
     /// Stacks of the exemplar: the parties, and their functions, innermost first.
-    pub stacks: Vec<(Line, Vec<Line>)>,
-    /// Names of its VMs.
-    pub vms: Names,
+    pub stacks: Vec<(SafeLine, Vec<SafeLine>)>,
+    /// Names of the VMs in which the failures occurred.
+    pub vms: NameList,
     /// Link to the exemplar's report; `None` if there is no report.
-    pub exemplar: Option<Link>,
+    pub exemplar: Option<PageLink>,
 }
 
 /// Mark of a known failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
     /// Word for the mark, such as `known`.
-    pub word: Line,
+    pub word: SafeLine,
     /// Text that names the page at which the failure is tracked.
-    pub page: Line,
+    pub page: SafeLine,
     /// Address of that page; `None` if it has none of the web.
     pub address: Option<Href>,
     /// Remark about the failure; empty for none.
-    pub note: Line,
+    pub note: SafeLine,
 }
 
 /// A link with its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
-    /// Text of the link.
-    pub text: Line,
-    /// Address of the link.
+pub struct PageLink {
+    /// Text that a reader sees.
+    pub text: SafeLine,
+    /// Address that the link leads to.
     pub address: Href,
 }
 
 /// Runs of a farm's VMs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Runs {
+pub struct RunList {
     /// Runs in their order. Those after the first [`MAX_RUNS`] may be absent.
     pub rows: Vec<Run>,
     /// Number of runs, with those that are absent.
@@ -145,17 +146,17 @@ pub struct Runs {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Run {
     /// Name of the VM, with the number of the run unless it is the first.
-    pub name: Line,
-    /// Result in one word.
-    pub result: Line,
+    pub name: SafeLine,
+    /// Result of the run in a word or two.
+    pub result: SafeLine,
     /// True for a run that failed unexpectedly.
     pub failed: bool,
     /// Reason for the result; empty for none.
-    pub reason: Line,
-    /// Duration in words.
-    pub duration: Line,
+    pub reason: SafeLine,
+    /// Duration of the run's last try, in words.
+    pub duration: SafeLine,
     /// Links to what the run left.
-    pub links: Vec<Link>,
+    pub links: Vec<PageLink>,
 }
 
 /// The header of the page.
@@ -206,7 +207,7 @@ struct SectionPart<'a> {
 struct GroupRow<'a> {
     group: &'a Group,
     /// Last days of the group, of those that have a failure.
-    by_day: &'a [(Line, u64)],
+    by_day: &'a [(SafeLine, u64)],
     bars: Option<Bars>,
 }
 
@@ -223,15 +224,15 @@ struct RunsPart<'a> {
 /// Names of which the first ones are listed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Template)]
 #[template(path = "index/names.html")]
-pub struct Names {
-    shown: Vec<Line>,
+pub struct NameList {
+    shown: Vec<SafeLine>,
     more: usize,
 }
 
-impl Names {
+impl NameList {
     /// Takes the first names, and counts the others.
     pub fn new(names: &[impl AsRef<str>]) -> Self {
-        let shown: Vec<Line> = names.iter().take(MAX_NAMES).map(Line::new).collect();
+        let shown: Vec<SafeLine> = names.iter().take(MAX_NAMES).map(SafeLine::new).collect();
         Self { more: names.len() - shown.len(), shown }
     }
 
@@ -241,7 +242,7 @@ impl Names {
     }
 }
 
-/// Returns the page.
+/// Returns the page with this content, as HTML.
 pub fn page(index: &Index) -> String {
     let days = last_days(&index.days);
     let mut room = MAX_GROUPS;

@@ -7,9 +7,9 @@ use super::*;
 
 /// Makes a page's contents with this text wherever text may be.
 fn everywhere(text: &str) -> Index {
-    let line = || Line::new(text);
+    let line = || SafeLine::new(text);
     let pair = || (line(), line());
-    let link = || Link {
+    let link = || PageLink {
         text: line(),
         address: Href::relative(&Path::new("vms").join(text.replace('/', "_"))).unwrap(),
     };
@@ -26,7 +26,7 @@ fn everywhere(text: &str) -> Index {
         known: Some(Known { word: line(), page: line(), address: Href::web(text), note: line() }),
         facts: vec![pair()],
         stacks: vec![(line(), vec![line(), line()])],
-        vms: Names::new(&[text]),
+        vms: NameList::new(&[text]),
         exemplar: Some(link()),
     };
     let run = Run {
@@ -46,9 +46,9 @@ fn everywhere(text: &str) -> Index {
         days: vec![day(), day()],
         sections: vec![section],
         no_groups: line(),
-        flaky: Names::new(&[text]),
-        runs: Some(Runs { rows: vec![run], total: 1 }),
-        remarks: Names::new(&[text]),
+        flaky: NameList::new(&[text]),
+        runs: Some(RunList { rows: vec![run], total: 1 }),
+        remarks: NameList::new(&[text]),
         made_by: line(),
     }
 }
@@ -105,8 +105,8 @@ fn groups_and_runs_have_bounds_and_the_rest_is_counted() {
     index.sections[0].total = 10_000;
     index.sections.push(Section { groups: vec![group; 7], total: 7, ..Section::default() });
     let run = index.runs.as_ref().unwrap().rows[0].clone();
-    index.runs = Some(Runs { rows: vec![run; MAX_RUNS + 1], total: MAX_RUNS + 1 });
-    index.flaky = Names::new(&["x"; 51]);
+    index.runs = Some(RunList { rows: vec![run; MAX_RUNS + 1], total: MAX_RUNS + 1 });
+    index.flaky = NameList::new(&["x"; 51]);
     let text = page(&index);
     assert_eq!(text.matches("data-label=\"Exemplar\"").count(), MAX_GROUPS);
     assert_eq!(text.matches("data-label=\"Result\"").count(), MAX_RUNS);
@@ -141,10 +141,10 @@ fn only_addresses_of_the_web_become_links_of_known_failures() {
     let links = |url: &str| {
         let mut index = everywhere("x");
         index.sections[0].groups[0].known = Some(Known {
-            word: Line::new("known"),
-            page: Line::new(url),
+            word: SafeLine::new("known"),
+            page: SafeLine::new(url),
             address: Href::web(url),
-            note: Line::default(),
+            note: SafeLine::default(),
         });
         let text = page(&index);
         values(&text, "href").into_iter().map(str::to_owned).collect::<Vec<_>>()
@@ -158,7 +158,7 @@ fn only_addresses_of_the_web_become_links_of_known_failures() {
 
 #[test]
 fn page_without_groups_says_so() {
-    let index = Index { no_groups: Line::new("Nothing failed."), ..Index::default() };
+    let index = Index { no_groups: SafeLine::new("Nothing failed."), ..Index::default() };
     let text = page(&index);
     assert!(text.contains("<p>Nothing failed.</p>") && !text.contains("<table"), "{text}");
 }

@@ -18,15 +18,17 @@ hang-after = "300ms"
 [[vm]]
 name = "</script><script>alert(1)</script>"
 workload = "exit"
+append = "loglevel=8"
 
 [[vm]]
 name = "javascript:alert(1)"
 workload = "exit"
-append = "exit_code=3"
+append = "exit_code=3 loglevel=8"
 
 [[vm]]
 name = "spin/cpus=\"2\" '#?%"
 workload = "spin-irqs-off"
+append = "loglevel=8"
 "#;
 
 /// Returns the pages and consoles of all tries, by their canonical paths.

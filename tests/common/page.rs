@@ -8,7 +8,20 @@ use std::path::{Path, PathBuf};
 /// Returns the addresses of a page's links, without the escapes of HTML.
 pub fn addresses(page: &str) -> Vec<String> {
     let values = page.split("href=\"").skip(1).map(|rest| rest.split('"').next().expect("a value"));
-    values.map(|value| value.replace("&#38;", "&").replace("&#46;", ".")).collect()
+    values.map(unescape).collect()
+}
+
+/// Replaces decimal references to characters, the only ones that the program writes.
+fn unescape(value: &str) -> String {
+    let mut parts = value.split("&#");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (number, rest) = part.split_once(';').expect("the end of a reference");
+        let number = number.parse().expect("a decimal number");
+        text.push(char::from_u32(number).expect("a character"));
+        text.push_str(rest);
+    }
+    text
 }
 
 /// Returns the bytes of an address's path.

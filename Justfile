@@ -28,8 +28,18 @@ test-live *ARGS:
 under-load *ARGS:
     tests/under-load.sh {{ARGS}}
 
-# the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer
+# pages in Chromium, with an accessibility checker and a validator of npm
+test-browser *ARGS:
+    tests/browser/packages.sh
+    cargo test --locked --test end_to_end {{ARGS}} -- --ignored browser::
+
+# the pictures of docs/images, made anew in Chromium
+screenshots:
+    tests/browser/screenshots.sh
+
+# the tests that need a program a fresh machine lacks: QEMU, gdb, gcc, llvm-symbolizer, Chromium
 test-ignored:
+    tests/browser/packages.sh
     tests/linux_guest/kernel.sh
     tests/linux_guest/drgn.sh
     cargo test --locked --workspace --tests -- --ignored --skip debug_vmlinux
@@ -86,7 +96,7 @@ fmt:
 
 # the scripts
 shellcheck:
-    shellcheck .ci/run tests/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/offline/linux/make.sh tests/offline/linux/init tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/*.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
+    shellcheck .ci/run tests/*.sh tests/browser/*.sh tests/nested/*.sh tests/nested/job tests/nested/machine-init tests/offline/*.sh tests/offline/linux/make.sh tests/offline/linux/init tests/linux_logs/make.sh tests/linux_logs/init tests/linux_guest/*.sh tests/linux_guest/init fuzz/*.sh benches/*.sh deploy/slurm/*
 
 # counts of passages that a stranger has to read twice
 plain-english *ARGS:

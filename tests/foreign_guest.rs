@@ -121,7 +121,7 @@ fn run_foreign(what: &str, arguments: &[&str]) -> Finished {
 }
 
 /// A run of a kernel that does what its name says.
-fn foreign(what: &str, arguments: &[&str]) -> Invocation {
+pub fn foreign(what: &str, arguments: &[&str]) -> Invocation {
     require_kvm();
     let run = nmiscope(["run", "--cpus", "2", "--core", CORE]);
     let image = run.directory.path().join("foreign.elf");

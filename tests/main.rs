@@ -10,6 +10,7 @@ mod accuracy;
 mod arguments;
 mod attach;
 mod bad_input;
+mod browser;
 mod capture;
 mod cli;
 mod common;

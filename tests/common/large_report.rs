@@ -19,7 +19,7 @@ const ALIKE: u32 = 25;
 const SPINNING: &str = include_str!("../offline/cores/abba-deadlock.json");
 const SLEEPING: &str = include_str!("../offline/cores/mutex-deadlock.json");
 
-/// Returns the report.
+/// Returns the report of a deadlock of two CPUs, for which others wait.
 pub fn large_report() -> Report {
     let mut report: Report = serde_json::from_str(SPINNING).expect("a report");
     let sleeping: Report = serde_json::from_str(SLEEPING).expect("a report");

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 pub mod corpus;
 pub mod frozen;
 pub mod image;
+pub mod large_report;
 pub mod llvm;
 pub mod page;
 pub mod promises;

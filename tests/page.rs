@@ -42,8 +42,7 @@ fn other_forms_replace_the_text_on_standard_output() {
         ("json", "{\n"),
         ("text", "guest ready"),
     ] {
-        let finished =
-            nmiscope(["report", &core(), "--image", &image(), "--format", format]).run();
+        let finished = nmiscope(["report", &core(), "--image", &image(), "--format", format]).run();
         let finished = finished.expect_code(exit::HANG);
         assert!(finished.stdout.starts_with(begins), "{format}: {}", finished.stdout);
         assert_eq!(finished.stderr, "", "{format}");

@@ -68,7 +68,7 @@ pub struct ReportArgs {
     /// variables; and kernel parameters, paths and the host's name (docs/privacy.md)
     #[arg(long)]
     pub redact: bool,
-    /// Form of the report
+    /// Form in which the report is printed or written
     #[arg(long, value_enum, default_value_t)]
     pub format: ReportFormat,
     /// File that the report is written to in that form, `-` for standard output
@@ -91,10 +91,10 @@ pub struct ReportArgs {
     pub debug_dir: Vec<PathBuf>,
 }
 
-/// Forms of a report.
+/// Forms in which a report is printed or written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
-    /// Text for a terminal
+    /// Text for people, as it is printed on a terminal
     #[default]
     Text,
     /// JSON, as docs/report.schema.json describes it
@@ -103,7 +103,7 @@ pub enum ReportFormat {
     Html,
     /// Wait graph in the language of graphviz
     Dot,
-    /// Markdown for a ticket
+    /// Markdown for a ticket, with the blamed stacks
     Markdown,
 }
 

@@ -16,8 +16,8 @@ const MAX_PARTIES: usize = 3;
 /// Maximum number of characters of a party's name.
 const MAX_NAME: usize = 24;
 
-/// Mark of an event, with its text above the rows.
-pub struct Mark {
+/// EventMark of an event, with its text above the rows.
+pub struct EventMark {
     pub class: &'static str,
     /// The vertical line through the rows.
     pub line: String,
@@ -43,7 +43,7 @@ pub fn count(past: &Past<'_>) -> usize {
 
 /// Returns the marks: the first has the uppermost line of text. Lines of text are `line_height` high, and the
 /// marks reach down to `bottom`.
-pub fn marks(past: &Past<'_>, line_height: i32, bottom: i32) -> Vec<Mark> {
+pub fn marks(past: &Past<'_>, line_height: i32, bottom: i32) -> Vec<EventMark> {
     let mark = |(index, event): (usize, Event)| {
         let x = past.x(event.at_ms);
         let y = line_height * index as i32;
@@ -55,7 +55,7 @@ pub fn marks(past: &Past<'_>, line_height: i32, bottom: i32) -> Vec<Mark> {
             "strip-nmi" => format!("M{x} {}l5 5-5 5-5-5z", middle - 5),
             _ => format!("M{} {}h10l-5 9z", x - 5, middle - 4),
         };
-        Mark {
+        EventMark {
             class: event.class,
             line: format!("M{x} {middle}V{bottom}"),
             head,

@@ -25,10 +25,10 @@ use askama::Template;
 
 use crate::report::{Backtrace, Report, Source};
 use crate::units::plural;
-use marks::Mark;
+use marks::EventMark;
 use past::{LEFT, Past, WIDTH};
 use paths::Path;
-use rows::{CpuRow, Layout};
+use rows::{CpuRow, RowLayout};
 use words::TableRow;
 
 /// The style sheet of the strips: a part of the page's, whose colours it uses.
@@ -109,7 +109,7 @@ struct Strips<'a> {
     ticks: Vec<AxisLabel>,
     lane_names: Vec<LaneName>,
     rows: Vec<PlacedRow<'a>>,
-    marks: Vec<Mark>,
+    marks: Vec<EventMark>,
     legend: Vec<LegendEntry>,
 }
 
@@ -144,7 +144,7 @@ fn title(past: &Past<'_>) -> String {
 }
 
 fn draw(past: &Past<'_>, rows: &rows::CpuRows, prefix: &str) -> String {
-    let Layout { height: row_height, names, .. } = rows.layout;
+    let RowLayout { height: row_height, names, .. } = rows.layout;
     let marks_height = LINE * marks::count(past) as i32;
     let axis_y = marks_height + LINE - 4;
     let top = marks_height + LINE + GAP;

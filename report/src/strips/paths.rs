@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use super::past::Past;
-use super::rows::Layout;
+use super::rows::RowLayout;
 use crate::history::{CpuHistory, Series};
 
 /// Number of heights of a band or a line, beside none.
@@ -47,7 +47,7 @@ impl HighCounts {
 }
 
 /// Returns the paths of a vCPU. Later ones are drawn over earlier ones.
-pub fn paths(past: &Past<'_>, cpu: &CpuHistory, high: HighCounts, layout: Layout) -> Vec<Path> {
+pub fn paths(past: &Past<'_>, cpu: &CpuHistory, high: HighCounts, layout: RowLayout) -> Vec<Path> {
     let columns = Columns::new(past, layout.columns);
     let (band, lane) = (layout.band, layout.lane);
     let times = |column: &[usize]| past.times(cpu, column.iter().copied());

@@ -12,7 +12,7 @@ const MAX_ROWS: usize = 64;
 
 /// Sizes of a row, in pixels.
 #[derive(Debug, Clone, Copy)]
-pub struct Layout {
+pub struct RowLayout {
     pub height: i32,
     pub band: i32,
     /// Height of a line's bars.
@@ -25,7 +25,7 @@ pub struct Layout {
     pub columns: usize,
 }
 
-impl Layout {
+impl RowLayout {
     fn for_rows(rows: usize) -> Self {
         match rows {
             0..=16 => {
@@ -72,7 +72,7 @@ pub struct CpuRow {
 
 /// Rows of a picture, and the number of vCPUs without one of their own.
 pub struct CpuRows {
-    pub layout: Layout,
+    pub layout: RowLayout,
     pub shown: Vec<CpuRow>,
     /// The number of vCPUs that share a row with others.
     pub folded: usize,
@@ -91,7 +91,7 @@ struct Look {
 /// Makes the rows. More vCPUs than rows are folded: those that look alike share one. If there are still more,
 /// suspected vCPUs have their rows first.
 pub fn rows(past: &Past<'_>) -> CpuRows {
-    let layout = Layout::for_rows(past.vcpus().min(MAX_ROWS));
+    let layout = RowLayout::for_rows(past.vcpus().min(MAX_ROWS));
     let high = HighCounts::of(past);
     let folds = past.vcpus() > MAX_ROWS;
     let mut looks: Vec<(Look, Vec<usize>)> = Vec::new();

@@ -2,7 +2,7 @@
 //!
 //! Owns their words and places.
 
-use super::past::{LEFT, Past, WIDTH};
+use super::past::{Past, WIDTH};
 use super::words::seconds;
 use crate::history::{PastNmis, PastSuspicion};
 use crate::sanitize;
@@ -16,9 +16,14 @@ const MAX_PARTIES: usize = 3;
 /// Maximum number of characters of a party's name.
 const MAX_NAME: usize = 24;
 
-/// EventMark of an event, with its text above the rows.
+/// Width of a character in a mark's text, in pixels, in the widest of usual fonts.
+const WIDEST_ADVANCE: i32 = 8;
+
+/// Mark of an event, with its text above the rows.
 pub struct EventMark {
     pub class: &'static str,
+    /// The vertical line from the symbol down to the axis, which texts are drawn over.
+    pub lead: String,
     /// The vertical line through the rows.
     pub line: String,
     /// The symbol at the line's upper end.
@@ -33,6 +38,8 @@ pub struct EventMark {
 struct Event {
     at_ms: f64,
     class: &'static str,
+    /// The event in a few words, beside its mark.
+    short: String,
     text: String,
 }
 
@@ -42,24 +49,26 @@ pub fn count(past: &Past<'_>) -> usize {
 }
 
 /// Returns the marks: the first has the uppermost line of text. Lines of text are `line_height` high, and the
-/// marks reach down to `bottom`.
-pub fn marks(past: &Past<'_>, line_height: i32, bottom: i32) -> Vec<EventMark> {
+/// marks reach down to `bottom`, through the rows from their `top`.
+pub fn marks(past: &Past<'_>, line_height: i32, top: i32, bottom: i32) -> Vec<EventMark> {
     let mark = |(index, event): (usize, Event)| {
         let x = past.x(event.at_ms);
         let y = line_height * index as i32;
         let middle = y + line_height / 2 - 2;
         // The text is on the side with more room.
-        let is_right = x > (LEFT + WIDTH) / 2;
+        let is_right = x > WIDTH / 2;
         let (text_x, anchor) = if is_right { (x - 9, "end") } else { (x + 9, "start") };
+        let room = if is_right { text_x } else { WIDTH - text_x };
         let head = match event.class {
             "strip-nmi" => format!("M{x} {}l5 5-5 5-5-5z", middle - 5),
             _ => format!("M{} {}h10l-5 9z", x - 5, middle - 4),
         };
         EventMark {
             class: event.class,
-            line: format!("M{x} {middle}V{bottom}"),
+            lead: format!("M{x} {middle}V{top}"),
+            line: format!("M{x} {top}V{bottom}"),
             head,
-            text: event.text,
+            text: shortened(&event.short, room),
             text_x,
             text_y: y + line_height - 5,
             anchor,
@@ -78,17 +87,20 @@ fn events(past: &Past<'_>) -> Vec<Event> {
     let suspicion = |suspicion: &PastSuspicion| Event {
         at_ms: suspicion.began_at_ms,
         class: "strip-began",
+        short: format!("{} suspected: {}", suspicion.class, parties(suspicion)),
         text: describe(past, suspicion),
     };
     let nmis = |nmis: &PastNmis| Event {
         at_ms: nmis.at_ms,
         class: "strip-nmi",
+        short: format!("NMI to {}", receivers(past, nmis)),
         text: format!("NMI to {}, {}", receivers(past, nmis), before(past, nmis.at_ms)),
     };
     past.suspicions().map(suspicion).chain(past.nmis().map(nmis)).collect()
 }
 
-fn describe(past: &Past<'_>, suspicion: &PastSuspicion) -> String {
+/// Returns the parties of a suspicion, by their names.
+fn parties(suspicion: &PastSuspicion) -> String {
     let name = |party: &String| {
         let name = sanitize::line(party);
         match name.char_indices().nth(MAX_NAME) {
@@ -100,7 +112,11 @@ fn describe(past: &Past<'_>, suspicion: &PastSuspicion) -> String {
     if let more @ 1.. = suspicion.parties.len().saturating_sub(MAX_PARTIES) {
         parties.push(format!("{more} more"));
     }
-    let (class, parties) = (suspicion.class, parties.join(", "));
+    parties.join(", ")
+}
+
+fn describe(past: &Past<'_>, suspicion: &PastSuspicion) -> String {
+    let (class, parties) = (suspicion.class, parties(suspicion));
     let since = before(past, suspicion.began_at_ms);
     match suspicion.ended_at_ms {
         None => format!("{class} suspected since {since}: {parties}"),
@@ -108,6 +124,15 @@ fn describe(past: &Past<'_>, suspicion: &PastSuspicion) -> String {
             let lasted = seconds((ended - suspicion.began_at_ms).max(0.0));
             format!("{class} suspected for {lasted}, from {since}: {parties}")
         }
+    }
+}
+
+/// Returns as much of a text as has room in a width, in pixels.
+fn shortened(text: &str, room: i32) -> String {
+    let most = usize::try_from(room / WIDEST_ADVANCE).unwrap_or_default();
+    match text.char_indices().nth(most) {
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['\u{2026}']).collect(),
+        None => text.into(),
     }
 }
 

@@ -59,7 +59,7 @@ pub fn svg(backtrace: &Backtrace, prefix: &str) -> Option<String> {
     Some(draw(&past, &rows::rows(&past), prefix))
 }
 
-/// Returns an HTML `figure` with the picture of a backtrace's history and the same in words; `None` if it has
+/// Returns an HTML `figure` with the picture of a backtrace's history, and the same in words; `None` if it has
 /// none. `prefix` is as for [`svg`].
 pub fn figure(backtrace: &Backtrace, prefix: &str) -> Option<String> {
     let past = Past::new(backtrace)?;
@@ -149,7 +149,7 @@ fn draw(past: &Past<'_>, rows: &rows::CpuRows, prefix: &str) -> String {
     let axis_y = marks_height + LINE - 4;
     let top = marks_height + LINE + GAP;
     let bottom = top + row_height * rows.shown.len() as i32;
-    let marks = marks::marks(past, LINE, bottom);
+    let marks = marks::marks(past, LINE, top, bottom);
     let legend = legend(bottom + GAP);
     let placed = rows.shown.iter().enumerate().map(|(index, row)| PlacedRow {
         y: top + row_height * index as i32,

@@ -126,12 +126,48 @@ fn suspicions_and_nmis_are_marked_where_they_were() {
     let svg = svg(&taken, "s").unwrap();
     assert_eq!(path(&svg, 0, "strip-since"), "");
     assert_eq!(path(&svg, 1, "strip-since"), "M440-5H740v3H440z");
-    assert!(svg.contains(">hard-lockup suspected since 30.0 s before the report: cpu1<"), "{svg}");
-    assert!(svg.contains(">NMI to all vCPUs, at the report<"), "{svg}");
+    assert!(svg.contains(">hard-lockup suspected: cpu1<"), "{svg}");
+    assert!(svg.contains(">NMI to all vCPUs<"), "{svg}");
+    let figure = figure(&taken, "s").unwrap();
+    for sentence in [
+        "hard-lockup suspected since 30.0 s before the report: cpu1",
+        "NMI to all vCPUs, at the report",
+    ] {
+        assert!(figure.contains(&format!("<li>{sentence}</li>")), "{figure}");
+    }
     assert!(
         svg.contains("class=\"strip-began\" d=\"M440 ")
             && svg.contains("class=\"strip-nmi\" d=\"M740 ")
     );
+}
+
+/// Mark in the middle of the picture: it has the least room on both of its sides.
+#[test]
+fn text_of_a_mark_ends_within_the_picture() {
+    let mut taken = backtrace(vec![hung(0)]);
+    for middle in 30..50 {
+        taken.history.as_mut().unwrap().suspicions = vec![PastSuspicion {
+            class: Class::SoftLockup,
+            parties: vec!["W".repeat(60); 5],
+            began_at_ms: f64::from(middle) * 1000.0,
+            ended_at_ms: None,
+        }];
+        let svg = svg(&taken, "s").unwrap();
+        let (_, text) = svg.split_once("class=\"strip-mark\" ").unwrap();
+        let number = |name| {
+            let (_, rest) = text.split_once(&format!("{name}=\"")).unwrap();
+            rest.split_once('"').unwrap().0
+        };
+        let x: usize = number("x").parse().unwrap();
+        let (_, words) = text.split_once('>').unwrap();
+        let words = words.split_once('<').unwrap().0;
+        let room = if number("text-anchor") == "end" { x } else { 760 - x };
+        assert!(
+            words.starts_with("soft-lockup suspected: WWW") && words.ends_with('\u{2026}'),
+            "{words}"
+        );
+        assert!(words.chars().count() * 8 <= room, "{words} at {x}");
+    }
 }
 
 #[test]

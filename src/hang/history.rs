@@ -166,6 +166,9 @@ impl Interval {
     /// Returns the part of `amount` that falls into a slot, if it is spread evenly. The parts of all slots
     /// add up to the amount.
     fn share(self, slot: u64, amount: Duration) -> Duration {
+        if start_of(slot) <= self.from && self.to <= start_of(slot + 1) {
+            return amount;
+        }
         let until = |end: Duration| {
             let passed = end.clamp(self.from, self.to).saturating_sub(self.from);
             let share = amount.as_micros() * passed.as_micros();
@@ -190,6 +193,14 @@ fn slot_from(at: Duration) -> u64 {
     at.as_micros().checked_div(SLOT.as_micros()).unwrap_or_default() as u64
 }
 
+/// Returns the slots from the one of a moment on: an interval ends in the last slot, so that it has few.
+fn slots_from(slots: &mut VecDeque<Slot>, at: Duration) -> impl Iterator<Item = &mut Slot> {
+    let newest = slots.back().map_or(0, |slot| slot.number);
+    let count = newest.saturating_add(1).saturating_sub(slot_from(at)) as usize;
+    let start = slots.len().saturating_sub(count);
+    slots.range_mut(start..)
+}
+
 impl Recorder {
     /// Adds the interval since the last observation. In an interval longer than `longest` the tool itself did
     /// not run, so that a vCPU that sleeps at both ends was not idle for all of it: the host may have stopped
@@ -211,7 +222,7 @@ impl Recorder {
         }
         let newest = self.slots.back().map(|slot| slot.number);
         self.make_slots(interval, now.vcpus.len());
-        for slot in self.slots.iter_mut().filter(|slot| slot.number >= slot_from(from)) {
+        for slot in slots_from(&mut self.slots, from) {
             slot.wall += interval.share(slot.number, interval.length());
         }
         for (cpu, (before, vcpu)) in before.into_iter().zip(&now.vcpus).enumerate() {
@@ -241,8 +252,7 @@ impl Recorder {
         let idle = passed.own.saturating_sub(passed.ran).min(longest);
         let at_end =
             Interval { from: interval.from.max(interval.to.saturating_sub(longest)), ..interval };
-        let first = slot_from(interval.from);
-        for slot in self.slots.iter_mut().filter(|slot| slot.number >= first) {
+        for slot in slots_from(&mut self.slots, interval.from) {
             let Some(of_cpu) = slot.cpus.get_mut(cpu) else { continue };
             let ran = interval.share(slot.number, passed.ran);
             let idle = at_end.share(slot.number, idle);
@@ -283,7 +293,7 @@ impl Recorder {
         last.at = at;
         let vcpus = last.vcpus.len();
         self.make_slots(interval, vcpus);
-        for slot in self.slots.iter_mut().filter(|slot| slot.number >= slot_from(interval.from)) {
+        for slot in slots_from(&mut self.slots, interval.from) {
             slot.stopped += interval.share(slot.number, interval.length());
         }
     }

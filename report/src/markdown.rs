@@ -19,6 +19,8 @@ const MAX_STACK_BYTES: usize = 16 << 10;
 const MAX_HANGS: usize = 8;
 /// The most waits of a hang.
 const MAX_WAITS: usize = 30;
+/// The most bytes of all waits together.
+const MAX_WAITS_BYTES: usize = 12 << 10;
 /// The most lines of the log, and of the console.
 const MAX_LOG_LINES: usize = 20;
 /// The most characters of a code span, and of a line of the log.
@@ -28,11 +30,15 @@ const MAX_SPAN: usize = 300;
 pub fn ticket(report: &Report) -> String {
     let mut ticket = String::new();
     let ending = text::end(&report.outcome);
-    let verdicts: Vec<&Hang> = report.hangs.iter().take(MAX_HANGS).collect();
-    for hang in &verdicts {
-        let _ = writeln!(ticket, "**Verdict:** {}\n", span(&hang::headline(hang).words()));
+    let hangs: Vec<&Hang> = report.hangs.iter().take(MAX_HANGS).collect();
+    for hang in &hangs {
+        let label = if hang.certainty.is_verdict() { "Verdict" } else { "Not a verdict" };
+        let _ = writeln!(ticket, "**{label}:** {}\n", span(&hang::headline(hang).words()));
+        if let Some(recovery) = hang::recovery(hang) {
+            let _ = writeln!(ticket, "{}\n", span(&recovery.words()));
+        }
     }
-    let more = report.hangs.len() - verdicts.len();
+    let more = report.hangs.len() - hangs.len();
     if more > 0 {
         let _ = writeln!(ticket, "and {}\n", plural(more as u64, "more hang"));
     }
@@ -40,7 +46,7 @@ pub fn ticket(report: &Report) -> String {
         Some(ending) => {
             let _ = writeln!(ticket, "**End of the run:** {}\n", span(&ending.words()));
         }
-        None if verdicts.is_empty() => ticket.push_str("**Verdict:** no hang\n\n"),
+        None if hangs.is_empty() => ticket.push_str("**Verdict:** no hang\n\n"),
         None => {}
     }
     if report.redacted {
@@ -48,7 +54,7 @@ pub fn ticket(report: &Report) -> String {
     }
     facts(&mut ticket, report);
     stacks(&mut ticket, report);
-    waits(&mut ticket, &verdicts);
+    waits(&mut ticket, &hangs);
     log(&mut ticket, report);
     ticket
 }
@@ -87,7 +93,8 @@ fn stacks(ticket: &mut String, report: &Report) {
     };
     let is_of_this = |hang: &&Hang| hang.backtrace.is_some_and(|at| at as usize == index);
     let hangs = report.hangs.iter().filter(is_of_this);
-    let stacks = text::without_colors(&text::backtrace::main_parties(backtrace, hangs));
+    let failed = crate::html::failed_cpu(report, index);
+    let stacks = text::without_colors(&text::backtrace::main_parties(backtrace, hangs, failed));
     if stacks.trim().is_empty() {
         return;
     }
@@ -96,14 +103,23 @@ fn stacks(ticket: &mut String, report: &Report) {
 }
 
 fn waits(ticket: &mut String, hangs: &[&Hang]) {
+    let mut left = MAX_WAITS_BYTES;
     for hang in hangs {
         let sentences = wait_graph::sentences(*hang);
         let shown = sentences.iter().take(MAX_WAITS).filter(|_| !hang.edges.is_empty());
-        let list: String = shown.map(|sentence| format!("- {}\n", span(sentence))).collect();
-        if list.is_empty() {
+        let items = shown.map(|sentence| format!("- {}\n", span(sentence)));
+        let items: Vec<String> = items
+            .take_while(|item| {
+                let rest = left.checked_sub(item.len());
+                left = rest.unwrap_or_default();
+                rest.is_some()
+            })
+            .collect();
+        if items.is_empty() {
             continue;
         }
-        let more = match sentences.len().saturating_sub(MAX_WAITS) {
+        let list = items.concat();
+        let more = match sentences.len() - items.len() {
             0 => String::new(),
             more => format!("- and {more} more\n"),
         };

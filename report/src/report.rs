@@ -246,6 +246,15 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Returns the number of the CPU that panicked or ended the guest; `None` for another end.
+    pub fn failed_cpu(&self) -> Option<u32> {
+        match self {
+            Self::Panic { cpu, .. } | Self::Crash { cpu, .. } => Some(*cpu),
+            Self::Observed { panicking, .. } => *panicking,
+            _ => None,
+        }
+    }
+
     /// Returns true for a hang that a run with this outcome counts: every verdict; and at a time limit also
     /// a suspicion that has lasted for a quarter of its bound. Shorter waits may be normal.
     pub fn is_about(&self, certainty: &Certainty) -> bool {

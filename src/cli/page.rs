@@ -7,14 +7,15 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
+use clap::builder::{PathBufValueParser, TypedValueParser as _};
 use clap::{Args, ValueHint};
 use nmiscope_report::Report;
 use nmiscope_report::destination::Destination;
 use nmiscope_report::html::{self, Sources};
 
-use super::output::Text;
+use super::output::{self, Text};
 use crate::errors::BadRequest;
-use crate::images::beneath;
+use crate::images::{beneath, source_roots};
 
 /// The most bytes of a source file that is shown.
 const MAX_SOURCE_BYTES: u64 = 1 << 20;
@@ -25,7 +26,8 @@ pub struct SourceArgs {
     /// Show the source lines around the frames in an HTML report, from files below this directory; may be
     /// repeated, and is searched in order. The image names the files: any text file below the directory may be
     /// shown, and none outside of it
-    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "DIRECTORY", value_hint = ValueHint::DirPath,
+          value_parser = PathBufValueParser::new().try_map(directory))]
     pub source_dir: Vec<PathBuf>,
 }
 
@@ -41,25 +43,48 @@ impl SourceArgs {
         if self.source_dir.is_empty() {
             return sources;
         }
-        for (file, lines) in Sources::wanted(report) {
+        let wanted = Sources::wanted(report);
+        let mut found = 0;
+        for (file, lines) in &wanted {
             if let Some(text) = self.source_dir.iter().find_map(|folder| read(folder, file)) {
-                sources.add(file, &lines, &text);
+                sources.add(file, lines, &text);
+                found += 1;
             }
+        }
+        if found == 0 && !wanted.is_empty() {
+            let folders: Vec<String> =
+                self.source_dir.iter().map(|folder| folder.display().to_string()).collect();
+            let folders = folders.join(", ");
+            output::warning(&format!("no source file of this report is below {folders}"));
         }
         sources
     }
 }
 
+fn directory(path: PathBuf) -> Result<PathBuf, String> {
+    if path.is_dir() { Ok(path) } else { Err("there is no such directory".into()) }
+}
+
 /// Reads a source file below a folder; `None` if there is none, or it is larger than source files are.
 fn read(folder: &Path, file: &str) -> Option<String> {
-    // The image was built in this folder, or names its files relative to it.
-    let path = Path::new(file);
-    let path = path.strip_prefix(folder).unwrap_or(path);
-    let file = beneath::open(folder, path).ok()?;
+    let file = places(folder, file).iter().find_map(|path| beneath::open(folder, path).ok())?;
     let mut bytes = Vec::new();
     file.take(MAX_SOURCE_BYTES + 1).read_to_end(&mut bytes).ok()?;
     let is_whole = bytes.len() as u64 <= MAX_SOURCE_BYTES;
     is_whole.then(|| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Returns the paths that a source file may have below a folder: the image was built there, or names its files
+/// relative to it, or the report has them relative to a root of its own.
+fn places(folder: &Path, file: &str) -> Vec<PathBuf> {
+    let path = Path::new(file);
+    let mut places = vec![path.strip_prefix(folder).unwrap_or(path).to_owned()];
+    if let Ok(folder) = std::path::absolute(folder) {
+        let whole = source_roots().into_iter().map(|root| Path::new(&root).join(path));
+        let below = whole.filter_map(|whole| Some(whole.strip_prefix(&folder).ok()?.to_owned()));
+        places.extend(below);
+    }
+    places
 }
 
 /// The page of a report beside its other forms.
@@ -126,6 +151,11 @@ mod tests {
         for path in ["kernel/a.c", "./kernel/a.c", absolute.to_str().expect("a path")] {
             assert_eq!(read(&folder, path).as_deref(), Some("int a;"), "{path}");
         }
+        // A report's paths are relative to the working directory, however the folder is named.
+        let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        assert_eq!(places(&package, "src/main.rs").last(), Some(&PathBuf::from("main.rs")));
+        assert!(read(&package, "src/main.rs").is_some());
+        assert!(read(Path::new("./src"), "src/main.rs").is_some());
         let outside = root.path().join("secret");
         let outside = outside.to_str().expect("a path");
         for path in

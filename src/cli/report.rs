@@ -167,7 +167,11 @@ pub fn report(arguments: &ReportArgs, detail: Detail) -> anyhow::Result<Code> {
         return Err(BadRequest::from_error(anyhow!(message)));
     }
     let text = Text::beside(json.iter().chain(&formatted), arguments.quiet);
-    let option = json.as_ref().map(|_| "--json").or(formatted.as_ref().map(|_| "--format"));
+    let option =
+        json.as_ref().map(|_| "--json").or(formatted.as_ref().map(|_| match arguments.format {
+            ReportFormat::Text => "--output",
+            _ => "--format",
+        }));
     let Some(file) = file(arguments, option, text)? else {
         return Ok(exit_code::CLEAN);
     };

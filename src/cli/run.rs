@@ -126,7 +126,7 @@ pub struct RunArgs {
     /// and `&str` that the image's DWARF can locate
     #[arg(long)]
     pub locals: bool,
-    /// Leave out of the report, as text and as JSON, what the guest printed or held: log, console, names of
+    /// Leave out of the report, in every form, what the guest printed or held: log, console, names of
     /// tasks, registers, addresses, values of variables; and kernel parameters, paths and the host's name
     /// (docs/privacy.md). The guest's console goes nowhere then, unless --serial says where
     #[arg(long)]

@@ -4,8 +4,8 @@
 //! their own, and without chance.
 
 use nmiscope_report::{
-    ActivityState, Backtrace, Cpu, CpuState, Hang, KernelLog, LogLine, NodeKind, Report, Task,
-    TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode,
+    ActivityState, Backtrace, Cpu, CpuHistory, CpuState, Hang, History, KernelLog, LogLine,
+    NodeKind, Report, Series, Task, TaskState, WaitEdge, WaitGraph, WaitKind, WaitNode,
 };
 
 pub const CPUS: u32 = 64;
@@ -14,7 +14,7 @@ pub const TASKS: u32 = 1_000;
 /// Number of CPUs that wait for the deadlock's locks, beside the two that are blamed.
 const WAITING: u32 = 14;
 /// Number of tasks that have the same stack: a kernel has workers of a kind.
-const ALIKE: u32 = 25;
+const ALIKE: u32 = 3;
 
 const SPINNING: &str = include_str!("../offline/cores/abba-deadlock.json");
 const SLEEPING: &str = include_str!("../offline/cores/mutex-deadlock.json");
@@ -36,6 +36,7 @@ pub fn large_report() -> Report {
     extend(hang);
     let graph = WaitGraph { nodes: hang.nodes.clone(), edges: hang.edges.clone() };
     report.backtraces[0].waits = Some(graph);
+    report.backtraces[0].history = Some(history());
     report
 }
 
@@ -99,6 +100,29 @@ fn extend(hang: &mut Hang) {
     }
 }
 
+/// Returns a minute in slots of a second, in which no vCPU is like another.
+fn history() -> History {
+    let series = |number: u32, most: u32| -> Option<Series> {
+        Some((0..60).map(|slot| Some((slot * 31 + number * 17) % most)).collect())
+    };
+    let cpu = |cpu: u32| CpuHistory {
+        cpu,
+        own_ms: series(cpu, 1000),
+        ran_ms: series(cpu, 700),
+        ticks: series(cpu, 1000),
+        schedules: series(cpu + 1, 40),
+        interrupts: series(cpu + 2, 1000),
+        halts: series(cpu + 3, 40),
+    };
+    History {
+        ends_at_ms: 60_000.0,
+        slot_ms: 1000,
+        wall_ms: Series(vec![Some(1000); 60]),
+        cpus: (0..CPUS).map(cpu).collect(),
+        ..History::default()
+    }
+}
+
 fn log() -> KernelLog {
     let line = |number: u32| LogLine {
         uptime_ms: f64::from(number) * 125.0,
@@ -106,7 +130,7 @@ fn log() -> KernelLog {
         level: 4 + (number % 4) as u8,
         text: format!("driver {}: request {number} took {} ms", number % 7, number * 13 % 1000),
     };
-    KernelLog { lines: (0..100).map(line).collect(), omitted: 900, missing: None }
+    KernelLog { lines: (0..300).map(line).collect(), omitted: 900, missing: None }
 }
 
 fn address(value: u64) -> String {

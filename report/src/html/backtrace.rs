@@ -7,12 +7,11 @@ use std::collections::HashMap;
 use askama::Template;
 
 use super::hang::{Drawn, WaitsPart};
-use super::party::PartyPart;
+use super::party::{PartyPart, Role};
 use super::report::PAST;
 use super::room::Room;
 use super::sources::Sources;
-use super::words::Words;
-use crate::sanitize::line;
+use super::words::{Words, line};
 use crate::text::parties::{self, Parties, Party};
 use crate::text::{self, Detail};
 use crate::units::{plural, seconds};
@@ -32,6 +31,8 @@ pub(super) struct BacktracePart {
     title: String,
     taken: Vec<Words>,
     strips: Option<String>,
+    /// True where there is a history, and no room for its picture.
+    strips_left_out: bool,
     waits: Option<WaitsPart>,
     parties: Vec<PartyPart>,
     left_out: Option<String>,
@@ -51,12 +52,12 @@ struct TaskRow {
 }
 
 impl BacktracePart {
-    /// Creates the part of backtrace `number` of `count`. `hangs` are those that it was taken for; `pictures` has the
-    /// prefix of each drawn graph of them.
+    /// Creates the part of backtrace `number` of `count`. `hangs` are those that it was taken for, `failed` is the CPU
+    /// that panicked or ended the guest; `pictures` has the prefix of each drawn graph of the hangs.
     pub(super) fn new(
         backtrace: &Backtrace,
         (number, count): (usize, usize),
-        hangs: &[&Hang],
+        (hangs, failed): (&[&Hang], Option<u32>),
         pictures: &[(String, &Picture<'_>)],
         sources: &Sources,
         room: &mut Room,
@@ -64,15 +65,19 @@ impl BacktracePart {
         let prefix = format!("b{number}");
         let parties = Parties::new(backtrace, hangs.iter().copied(), Detail::Folded);
         let mut all = parties.all();
-        // Idle vCPUs last, as in the text.
-        all.sort_by_key(|(_, party)| matches!(party, Party::IdleCpus(_)));
-        let left_out = all.len().saturating_sub(MAX_PARTIES);
-        let mut boxes: Vec<PartyPart> = (all.iter().take(MAX_PARTIES).zip(0..))
-            .map(|((rank, party), index)| {
-                let id = format!("{prefix}-party-{index}");
-                PartyPart::new(id, *rank, party, &parties, sources, room)
-            })
-            .collect();
+        // The CPU that failed comes first, and idle vCPUs last, as in the text.
+        let has_failed = |party: &Party<'_>| failed.is_some_and(|cpu| party.has_cpu(cpu));
+        all.sort_by_key(|(_, party)| (!has_failed(party), matches!(party, Party::IdleCpus(_))));
+        let mut boxes: Vec<PartyPart> = Vec::new();
+        let mut left_out = all.len().saturating_sub(MAX_PARTIES);
+        for (rank, party) in all.iter().take(MAX_PARTIES) {
+            let id = format!("{prefix}-party-{}", boxes.len());
+            let role = Role::new(*rank, has_failed(party));
+            match PartyPart::new(id, role, party, &parties, sources, room) {
+                Some(part) => boxes.push(part),
+                None => left_out += 1,
+            }
+        }
         let own_graph = backtrace.waits.as_ref().filter(|_| hangs.is_empty());
         let own_prefix = format!("w{number}");
         let drawn: Option<Drawn<'_>> = own_graph.map(Picture::new);
@@ -87,13 +92,14 @@ impl BacktracePart {
             WaitsPart::of_backtrace(&own_prefix, graph, drawn, &anchor)
         });
         let shown_tasks = room.tasks(backtrace.tasks.len());
-        let strips = backtrace.history.is_some() && room.strips();
+        let strips = Some(format!("{prefix}-strips")).filter(|_| room.has_strips());
+        let strips = strips.and_then(|prefix| strips::figure(backtrace, &prefix));
+        let strips = strips.filter(|_| room.strips());
         Self {
             title: title(backtrace, number, count),
             taken: text::backtrace::taken(backtrace).into_iter().map(Words::from).collect(),
-            strips: strips
-                .then(|| strips::figure(backtrace, &format!("{prefix}-strips")))
-                .flatten(),
+            strips_left_out: strips.is_none() && backtrace.history.is_some(),
+            strips,
             waits,
             left_out: (left_out > 0).then(|| {
                 format!("{}, left out: in the JSON", plural(left_out as u64, "more stack"))

@@ -5,9 +5,8 @@
 use askama::Template;
 
 use super::verdict::certainty;
-use super::words::Words;
+use super::words::{Words, line};
 use crate::phrase::Phrase;
-use crate::sanitize::line;
 use crate::text::hang::{self, Statement};
 use crate::text::{evidence, waits};
 use crate::units::plural;

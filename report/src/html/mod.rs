@@ -23,6 +23,7 @@ mod words;
 use askama::Template;
 
 pub use href::Href;
+pub(crate) use report::failed_cpu;
 pub use report::report;
 pub use sources::{Excerpt, Sources};
 pub(crate) use verdict::{certainty, end, kernel, main_hang};

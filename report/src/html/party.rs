@@ -8,7 +8,7 @@ use askama::Template;
 use super::room::Room;
 use super::sources::Sources;
 use super::stack::StackPart;
-use super::words::Words;
+use super::words::{Words, line};
 use crate::phrase::{Phrase, Tone};
 use crate::sanitize;
 use crate::text::focus::Rank;
@@ -48,49 +48,76 @@ struct Details {
     text: Option<String>,
 }
 
+/// Role of a party in what a backtrace was taken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// The party panicked, or ended the guest.
+    Failed,
+    /// The party has a part in a hang, or none.
+    Of(Rank),
+}
+
+impl Role {
+    /// Returns the role of a party of a rank, which `has_failed` or not.
+    pub(super) fn new(rank: Rank, has_failed: bool) -> Self {
+        if has_failed { Self::Failed } else { Self::Of(rank) }
+    }
+}
+
 impl PartyPart {
-    /// Creates the box of a party.
+    /// Creates the box of a party; `None` for one without a part in a hang whose stack has no room left.
     pub(super) fn new(
         id: String,
-        rank: Rank,
+        role: Role,
         party: &Party<'_>,
         parties: &Parties<'_>,
         sources: &Sources,
         room: &mut Room,
-    ) -> Self {
-        let (class, role) = match rank {
-            Rank::Blamed => ("blamed", "blamed"),
-            Rank::Victim => ("victim", "victim"),
-            Rank::Bystander => ("", ""),
+    ) -> Option<Self> {
+        let (class, name_of_role) = match role {
+            Role::Failed => ("blamed", "failed"),
+            Role::Of(Rank::Blamed) => ("blamed", "blamed"),
+            Role::Of(Rank::Victim) => ("victim", "victim"),
+            Role::Of(Rank::Bystander) => ("", ""),
         };
+        let is_bystander = role == Role::Of(Rank::Bystander);
         let (names, title, mut lines, shown) = match party {
             Party::Cpus(cpus) | Party::IdleCpus(cpus) => of_cpus(cpus, parties),
             Party::Tasks(tasks) => of_tasks(tasks, parties),
         };
         let wanted: usize = shown.iter().map(|stack| stack.frames.rows.len().min(MAX_LINES)).sum();
         let stacks = if room.lines(wanted) {
-            shown.into_iter().map(|stack| StackPart::new(stack, sources, MAX_LINES)).collect()
+            shown.into_iter().map(|stack| StackPart::new(stack, sources, room, MAX_LINES)).collect()
+        } else if is_bystander {
+            return None;
         } else {
             let words = "stack left out for the size of the page: it is in the JSON";
             lines.push(Phrase::new(Tone::Dim, words));
             Vec::new()
         };
-        let details = match party {
+        let (details, details_left_out) = match party {
             Party::Cpus(cpus) | Party::IdleCpus(cpus) => details(cpus, room),
-            Party::Tasks(_) => Vec::new(),
+            Party::Tasks(_) => (Vec::new(), 0),
         };
-        Self {
+        if details_left_out > 0 {
+            let count = plural(details_left_out as u64, "vCPU");
+            let words = format!(
+                "registers or texts of {count} left out for the size of the page: in the JSON"
+            );
+            lines.push(Phrase::new(Tone::Dim, &words));
+        }
+        Some(Self {
             id,
             names,
             nodes: Vec::new(),
             class,
-            role,
-            is_open: rank != Rank::Bystander,
+            role: name_of_role,
+            is_open: !is_bystander,
             title: title.into(),
             lines: lines.into_iter().map(Words::from).collect(),
             stacks,
             details,
-        }
+        })
     }
 }
 
@@ -123,29 +150,32 @@ fn of_tasks<'a>(tasks: &[&'a Task], parties: &Parties<'a>) -> Parts<'a> {
     (names, parties::title_of_tasks(tasks), lines, stack.into_iter().collect())
 }
 
-fn details(cpus: &[&Cpu], room: &mut Room) -> Vec<Details> {
+/// Returns the details of vCPUs that there is room for, and the number of vCPUs of which something is left out.
+fn details(cpus: &[&Cpu], room: &mut Room) -> (Vec<Details>, usize) {
     let mut details = Vec::new();
-    for cpu in cpus {
+    let mut left_out = 0;
+    for (index, cpu) in cpus.iter().enumerate() {
         let registers = cpu.registers.as_ref().map(registers);
         let text = cpu.guest_trace.as_ref().map(|trace| sanitize::lines(trace.text.trim_end()));
         let name = format!("cpu{}", cpu.cpu);
-        let findings: Vec<String> = cpu
-            .findings
-            .iter()
-            .map(|finding| sanitize::line(&parties::finding_text(finding)))
-            .collect();
+        let findings: Vec<String> =
+            cpu.findings.iter().map(|finding| line(&parties::finding_text(finding))).collect();
         let nmi = nmi(&cpu.nmi);
         let size = |part: &Option<String>| part.as_ref().map_or(0, String::len);
         let found: usize = findings.iter().map(String::len).sum();
         let small = nmi.len() + found + 200;
         if !room.details(small) {
+            left_out += cpus.len() - index;
             break;
         }
-        let registers = registers.filter(|registers| room.details(registers.len()));
-        let text = text.filter(|text| !text.is_empty() && room.details(size(&Some(text.clone()))));
+        let text = text.filter(|text| !text.is_empty());
+        let wanted = size(&registers) + size(&text);
+        let has_room = room.details(wanted);
+        left_out += usize::from(!has_room);
+        let (registers, text) = (registers.filter(|_| has_room), text.filter(|_| has_room));
         details.push(Details { name, nmi, findings, registers, text });
     }
-    details
+    (details, left_out)
 }
 
 /// Returns the account of an NMI as a sentence.
@@ -153,7 +183,7 @@ fn nmi(nmi: &Nmi) -> String {
     if !nmi.sent {
         let reason = match &nmi.answer {
             NmiAnswer::Answered => String::new(),
-            NmiAnswer::NoAnswer { reason } => format!(": {}", sanitize::line(reason)),
+            NmiAnswer::NoAnswer { reason } => format!(": {}", line(reason)),
         };
         return format!("no NMI was sent{reason}");
     }
@@ -182,7 +212,7 @@ fn nmi(nmi: &Nmi) -> String {
     }
     parts.push(match &nmi.answer {
         NmiAnswer::Answered => "answered".into(),
-        NmiAnswer::NoAnswer { reason } => format!("no answer: {}", sanitize::line(reason)),
+        NmiAnswer::NoAnswer { reason } => format!("no answer: {}", line(reason)),
     });
     parts.join(", ")
 }
@@ -200,7 +230,7 @@ fn registers(registers: &Registers) -> String {
         [("r14", r14), ("r15", r15), ("rflags", rflags)],
         [("cr0", cr0), ("cr2", cr2), ("cr3", cr3)],
     ];
-    let one = |(name, value): (&str, &String)| format!("{name:<3} {}", sanitize::line(value));
+    let one = |(name, value): (&str, &String)| format!("{name:<3} {}", line(value));
     let mut lines: Vec<String> = rows.iter().map(|row| row.map(one).join("  ")).collect();
     lines.push(format!("{}  cpl {cpl}", one(("cr4", cr4))));
     lines.join("\n")

@@ -3,7 +3,8 @@
 //! Owns the order of these parts, and their limits; the words are those of `text`. Called by the command line and
 //! by farms.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use askama::Template;
 
@@ -13,19 +14,19 @@ use super::page;
 use super::room::Room;
 use super::sources::Sources;
 use super::verdict::{self, Header};
-use super::words::Words;
-use crate::sanitize::{self, line};
+use super::words::{self, Words};
+use crate::sanitize::line;
 use crate::text::{self, Detail};
 use crate::units::plural;
 use crate::wait_graph::Picture;
-use crate::{Certainty, GuestKernel, Hang, KernelLog, NmiAnswer, Report, Source, strips};
+use crate::{Certainty, GuestKernel, Hang, KernelLog, NmiAnswer, Report, Source, Trigger, strips};
 
 /// The most lines of a log, and of a console.
 const MAX_LOG_LINES: usize = 250;
 /// The most bytes of a log, and of a console.
 const MAX_LOG_BYTES: usize = 16 << 10;
 /// The most bytes of the plain text.
-const MAX_TEXT_BYTES: usize = 72 << 10;
+const MAX_TEXT_BYTES: usize = 24 << 10;
 /// The most sentences about what is not known.
 const MAX_UNKNOWNS: usize = 60;
 
@@ -67,12 +68,10 @@ fn main_part(report: &Report, sources: &Sources) -> Main {
     let has_room = report.hangs.iter().take_while(|_| room.part()).count();
     let (shown, others) = report.hangs.split_at(has_room);
     let drawn: Vec<Drawn<'_>> = shown.iter().map(Picture::new).collect();
-    let mut backtraces = Vec::new();
+    let mut backtraces = BTreeMap::new();
     let count = report.backtraces.len();
-    for (number, backtrace) in report.backtraces.iter().enumerate() {
-        if number >= MAX_BACKTRACES {
-            break;
-        }
+    for number in by_importance(report) {
+        let backtrace = &report.backtraces[number];
         let is_of_this = |hang: &Hang| hang.backtrace.is_some_and(|index| index as usize == number);
         let hangs: Vec<&Hang> = report.hangs.iter().filter(|hang| is_of_this(hang)).collect();
         let pictures: Vec<(String, &Picture<'_>)> = (shown.iter().zip(&drawn).enumerate())
@@ -80,17 +79,21 @@ fn main_part(report: &Report, sources: &Sources) -> Main {
             .filter_map(|(index, (_, drawn))| Some((hang::prefix(index), drawn.as_ref().ok()?)))
             .collect();
         let place = (number, count);
-        let part = BacktracePart::new(backtrace, place, &hangs, &pictures, sources, &mut room);
-        backtraces.push(part);
+        let failed = failed_cpu(report, number);
+        let part =
+            BacktracePart::new(backtrace, place, (&hangs, failed), &pictures, sources, &mut room);
+        backtraces.insert(number, part);
     }
-    let anchors: Vec<HashMap<&str, &str>> = backtraces.iter().map(BacktracePart::anchors).collect();
+    let anchors: BTreeMap<usize, HashMap<&str, &str>> =
+        backtraces.iter().map(|(&number, part)| (number, part.anchors())).collect();
     let hangs: Vec<HangPart> = (shown.iter().zip(&drawn).enumerate())
         .map(|(number, (hang, drawn))| {
-            let anchors = hang.backtrace.and_then(|index| anchors.get(index as usize));
+            let anchors = hang.backtrace.and_then(|index| anchors.get(&(index as usize)));
             let anchor = |party: &str| anchors?.get(party).map(|id| (*id).to_owned());
             HangPart::new(hang, (number, report.hangs.len()), drawn, &anchor)
         })
         .collect();
+    let backtraces: Vec<BacktracePart> = backtraces.into_values().collect();
     let (text, text_is_cut) = plain_text(report);
     let has_strips = backtraces.iter().any(BacktracePart::has_strips);
     let unknowns = unknowns(report, count.saturating_sub(backtraces.len()));
@@ -117,6 +120,39 @@ fn main_part(report: &Report, sources: &Sources) -> Main {
 /// The most backtraces that are shown.
 const MAX_BACKTRACES: usize = 24;
 
+/// Returns the numbers of the backtraces that are shown, those first whose stacks and past matter most: of the
+/// hang that the page is about, of other verdicts, of suspicions, and then the latest.
+fn by_importance(report: &Report) -> Vec<usize> {
+    let main = verdict::main_hang(report).and_then(|hang| hang.backtrace);
+    let with = |is_wanted: fn(&Hang) -> bool| -> HashSet<u32> {
+        report
+            .hangs
+            .iter()
+            .filter(|hang| is_wanted(hang))
+            .filter_map(|hang| hang.backtrace)
+            .collect()
+    };
+    let (verdicts, all) = (with(|hang| hang.certainty.is_verdict()), with(|_| true));
+    let mut numbers: Vec<u32> = (0..).take(report.backtraces.len()).collect();
+    numbers.sort_by_key(|number| {
+        let rank = match number {
+            number if Some(*number) == main => 0,
+            number if verdicts.contains(number) => 1,
+            number if all.contains(number) => 2,
+            _ => 3,
+        };
+        (rank, Reverse(*number))
+    });
+    numbers.into_iter().take(MAX_BACKTRACES).map(|number| number as usize).collect()
+}
+
+/// Returns the CPU that panicked or ended the guest, if the backtrace was taken for that.
+pub(crate) fn failed_cpu(report: &Report, backtrace: usize) -> Option<u32> {
+    let trigger = &report.backtraces.get(backtrace)?.trigger;
+    let is_of_the_end = matches!(trigger, Trigger::GuestEnded | Trigger::Dump | Trigger::Attach);
+    report.outcome.failed_cpu().filter(|_| is_of_the_end)
+}
+
 /// Returns the entries of the page's contents: ids and titles.
 fn contents(main: &Main) -> Vec<(String, String)> {
     let hangs = main.hangs.iter().map(HangPart::entry);
@@ -142,6 +178,7 @@ fn plain_text(report: &Report) -> (String, bool) {
         let end = (0..=MAX_TEXT_BYTES).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
         let end = text[..end].rfind('\n').map_or(end, |end| end + 1);
         text.truncate(end);
+        text.push_str("... cut for the size of the page: nmiscope report prints all of it\n");
     }
     (text, is_cut)
 }
@@ -224,7 +261,7 @@ fn unknowns(report: &Report, backtraces_left_out: usize) -> Vec<String> {
             }
             let frames = cpu.host_stack.iter().flat_map(|stack| &stack.frames);
             for missing in frames.filter_map(|frame| frame.missing.as_ref()) {
-                add(format!("of frames: {}", line(missing)));
+                add(format!("some frames have no name: {}", line(missing)));
             }
         }
     }
@@ -243,5 +280,5 @@ fn unknowns(report: &Report, backtraces_left_out: usize) -> Vec<String> {
     if more > 0 {
         shown.push(format!("and {}", plural(more as u64, "more thing")));
     }
-    shown.iter().map(|sentence| sanitize::line(sentence)).collect()
+    shown.iter().map(|sentence| words::line(sentence)).collect()
 }

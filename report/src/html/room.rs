@@ -3,6 +3,8 @@
 //! Owns the limits of a whole page, so that it stays small whatever its report holds; refuses to own what is
 //! shown first (the parts of the page, which ask for room in their order).
 
+use std::collections::BTreeSet;
+
 /// The room that a page has left.
 #[derive(Debug)]
 pub(super) struct Room {
@@ -16,11 +18,20 @@ pub(super) struct Room {
     parts: usize,
     /// Number of pictures of vCPUs' histories that there is room for.
     strips: usize,
+    /// Places in source files whose lines are shown: as many as there are sources.
+    places: BTreeSet<(String, u32)>,
 }
 
 impl Default for Room {
     fn default() -> Self {
-        Self { lines: 700, details: 28 << 10, tasks: 1200, parts: 24, strips: 1 }
+        Self {
+            lines: 400,
+            details: 16 << 10,
+            tasks: 1200,
+            parts: 24,
+            strips: 1,
+            places: BTreeSet::new(),
+        }
     }
 }
 
@@ -47,9 +58,19 @@ impl Room {
         take(&mut self.parts, 1)
     }
 
+    /// Returns true the first time that a line of a source file is asked for.
+    pub(super) fn is_new_place(&mut self, file: &str, line: u32) -> bool {
+        self.places.insert((file.to_owned(), line))
+    }
+
     /// Takes room for the picture of a history; false where there is none left.
     pub(super) fn strips(&mut self) -> bool {
         take(&mut self.strips, 1)
+    }
+
+    /// Returns true while there is room for the picture of a history.
+    pub(super) fn has_strips(&self) -> bool {
+        self.strips > 0
     }
 }
 

@@ -4,10 +4,10 @@
 
 use askama::Template;
 
+use super::room::Room;
 use super::sources::{Excerpt, Sources};
-use super::words::Words;
+use super::words::{Words, line};
 use crate::Function;
-use crate::sanitize::line;
 use crate::text::parties::ShownStack;
 use crate::text::stack::Row;
 use crate::text::variables;
@@ -46,8 +46,14 @@ struct SourceLine {
 }
 
 impl StackPart {
-    /// Creates the part of a stack, of which `lines` lines are shown at most.
-    pub(super) fn new(shown: ShownStack<'_>, sources: &Sources, lines: usize) -> Self {
+    /// Creates the part of a stack, of which `lines` lines are shown at most. The source lines around a place are
+    /// shown once in a page.
+    pub(super) fn new(
+        shown: ShownStack<'_>,
+        sources: &Sources,
+        room: &mut Room,
+        lines: usize,
+    ) -> Self {
         let ShownStack { heading, before, frames, mut after } = shown;
         let left_out = frames.rows.len().saturating_sub(lines);
         if left_out > 0 {
@@ -60,13 +66,13 @@ impl StackPart {
         Self {
             heading: heading.map(|heading| line(&heading)),
             before: before.into_iter().map(Words::from).collect(),
-            lines: rows.map(|row| shown_line(row, calls.take(), sources)).collect(),
+            lines: rows.map(|row| shown_line(row, calls.take(), sources, room)).collect(),
             after: after.into_iter().map(Words::from).collect(),
         }
     }
 }
 
-fn shown_line(row: Row<'_>, calls: Option<String>, sources: &Sources) -> Line {
+fn shown_line(row: Row<'_>, calls: Option<String>, sources: &Sources, room: &mut Room) -> Line {
     let Row { label, name, place, is_doubtful, is_interrupted, function } = row;
     let mark = match (is_doubtful, is_interrupted) {
         (false, false) => "",
@@ -75,7 +81,7 @@ fn shown_line(row: Row<'_>, calls: Option<String>, sources: &Sources) -> Line {
         (true, true) => "? not vouched for (interrupted)",
     };
     let variables = function.map_or_else(String::new, variables_of);
-    let source = function.map_or_else(Vec::new, |function| source_of(function, sources));
+    let source = function.map_or_else(Vec::new, |function| source_of(function, sources, room));
     Line { label, name, place, mark, variables, source, calls }
 }
 
@@ -99,9 +105,12 @@ fn variables_of(function: &Function) -> String {
     shown.join(", ")
 }
 
-fn source_of(function: &Function, sources: &Sources) -> Vec<SourceLine> {
+fn source_of(function: &Function, sources: &Sources, room: &mut Room) -> Vec<SourceLine> {
     let (Some(file), Some(number)) = (&function.file, function.line) else { return Vec::new() };
     let Some(Excerpt { first, lines }) = sources.get(file, number) else { return Vec::new() };
+    if !room.is_new_place(file, number) {
+        return Vec::new();
+    }
     let lines = (*first..).zip(lines);
     let line = |(at, text): (u32, &String)| SourceLine {
         mark: if at == number { '>' } else { ' ' },

@@ -4,9 +4,8 @@
 
 use askama::Template;
 
-use super::words::Words;
+use super::words::{MAX_LINE, Words, cut, line};
 use crate::phrase::Phrase;
-use crate::sanitize::line;
 use crate::text::{self, hang};
 use crate::units::seconds;
 use crate::{
@@ -62,7 +61,7 @@ pub(crate) fn main_hang(report: &Report) -> Option<&Hang> {
 pub(super) fn title(report: &Report) -> String {
     let summary = Some(&report.summary).filter(|summary| !summary.is_empty());
     let summary = summary.map_or_else(|| summary::summarize(report), |summary| line(summary));
-    format!("{summary} \u{2013} nmiscope")
+    format!("{} \u{2013} nmiscope", cut(summary, MAX_LINE))
 }
 
 /// Returns a certainty in words.
@@ -101,7 +100,7 @@ pub(crate) fn end(outcome: &Outcome) -> String {
 fn facts(report: &Report, hang: Option<&Hang>) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut add = |name, value: Option<String>, is_code| {
-        facts.extend(value.map(|value| Fact { name, value, is_code }));
+        facts.extend(value.map(|value| Fact { name, value: cut(value, MAX_LINE), is_code }));
     };
     let image = &report.image;
     add("bucket", hang.and_then(|hang| hang.bucket.as_deref()).map(line), true);

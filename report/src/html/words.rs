@@ -5,6 +5,7 @@
 use askama::Template;
 
 use crate::phrase::{Phrase, Tone};
+use crate::sanitize;
 use crate::text::hang::Statement;
 
 /// A phrase as a part of a page.
@@ -14,8 +15,9 @@ pub(super) struct Words(Phrase);
 
 impl Words {
     /// Returns the parts of the phrase, each with its class.
-    fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        self.0.parts().map(|(tone, words)| (class(tone), words))
+    fn parts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let parts = self.0.parts().take(MAX_PARTS);
+        parts.map(|(tone, words)| (class(tone), cut(words.to_owned(), MAX_PHRASE)))
     }
 }
 
@@ -29,6 +31,26 @@ impl From<Statement> for Words {
     fn from(statement: Statement) -> Self {
         Self(statement.whole())
     }
+}
+
+/// The most parts of a phrase, and characters of a part: names of 64 vCPUs are one.
+const MAX_PARTS: usize = 100;
+const MAX_PHRASE: usize = 1000;
+/// The most characters of a name or another text of one line.
+pub(super) const MAX_LINE: usize = 400;
+
+/// Returns a text of a report as one harmless line, of which a page has room for the beginning.
+pub(super) fn line(text: &str) -> String {
+    cut(sanitize::line(text), MAX_LINE)
+}
+
+/// Returns the beginning of a line, of `most` characters.
+pub(super) fn cut(mut line: String, most: usize) -> String {
+    if let Some((end, _)) = line.char_indices().nth(most) {
+        line.truncate(end);
+        line.push('\u{2026}');
+    }
+    line
 }
 
 fn class(tone: Tone) -> &'static str {

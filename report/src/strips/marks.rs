@@ -96,7 +96,10 @@ fn events(past: &Past<'_>) -> Vec<Event> {
         short: format!("NMI to {}", receivers(past, nmis)),
         text: format!("NMI to {}, {}", receivers(past, nmis), before(past, nmis.at_ms)),
     };
-    past.suspicions().map(suspicion).chain(past.nmis().map(nmis)).collect()
+    past.suspicions()
+        .map(suspicion)
+        .chain(past.nmis().filter(|nmis| !nmis.cpus.is_empty()).map(nmis))
+        .collect()
 }
 
 /// Returns the parties of a suspicion, by their names.

@@ -44,6 +44,8 @@ const LINE: i32 = 16;
 pub fn missing(report: &Report) -> &'static str {
     match report.source {
         Source::Dump => "Nothing is recorded: a dump has no past.",
+        // A core of an attach has the account of it.
+        _ if report.visit.is_some() => "Nothing is recorded: the VM was observed at one moment.",
         Source::Attached => "Nothing is recorded: the VM was observed at one moment.",
         Source::Live | Source::Core => {
             "Nothing is recorded: hang detection was off or had just begun, or an earlier release wrote \

@@ -51,7 +51,7 @@ impl<'a> Past<'a> {
         let history = backtrace.history.as_ref()?;
         let slots = history.wall_ms.0.len();
         let length = history.ends_at_ms - history.starts_at_ms;
-        let has_length = length > 0.0 && history.slot_ms > 0;
+        let has_length = length > 0.0 && length.is_finite() && history.slot_ms > 0;
         if slots == 0 || history.cpus.is_empty() || !has_length {
             return None;
         }

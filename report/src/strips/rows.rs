@@ -7,6 +7,9 @@ use super::past::Past;
 use super::paths::{HighCounts, Path, paths};
 use super::words;
 
+/// Maximum number of parties of a suspicion that are looked at, as a report's writer has it.
+const MAX_PARTIES: usize = 64;
+
 /// Maximum number of vCPUs that each have a row, and of rows.
 const MAX_ROWS: usize = 64;
 
@@ -138,7 +141,9 @@ pub fn rows(past: &Past<'_>) -> CpuRows {
 /// Returns bars over the times in which a vCPU was suspected.
 fn since(past: &Past<'_>, cpu: u32) -> String {
     let name = format!("cpu{cpu}");
-    let of_cpu = past.suspicions().filter(|suspicion| suspicion.parties.contains(&name));
+    let of_cpu = past
+        .suspicions()
+        .filter(|suspicion| suspicion.parties.iter().take(MAX_PARTIES).any(|party| *party == name));
     let bar = |from: f64, to: f64| {
         let (from, to) = (past.x(from), past.x(to));
         format!("M{from}-5H{}v3H{from}z", to.max(from + 2))

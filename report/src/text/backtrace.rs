@@ -51,13 +51,19 @@ pub fn backtrace<'a>(
     text
 }
 
-/// Returns the text of the blamed vCPUs and tasks of a backtrace; of its first ones, where none is blamed.
+/// Returns the text of the blamed vCPUs and tasks of a backtrace. Where none is blamed, it is that of the vCPU that
+/// `failed`, or else of the first ones that do not idle.
 pub(crate) fn main_parties<'a>(
     backtrace: &'a Backtrace,
     hangs: impl IntoIterator<Item = &'a Hang>,
+    failed: Option<u32>,
 ) -> String {
     let parties = Parties::new(backtrace, hangs, Detail::Folded);
-    let all = parties.all();
+    let mut all = parties.all();
+    let has_failed = |party: &Party<'_>| failed.is_some_and(|cpu| party.has_cpu(cpu));
+    all.sort_by_key(|(rank, party)| {
+        (*rank != Rank::Blamed, !has_failed(party), matches!(party, Party::IdleCpus(_)))
+    });
     let blamed = all.iter().take_while(|(rank, _)| *rank == Rank::Blamed).count().max(1);
     let mut text = String::new();
     for (_, party) in all.iter().take(blamed) {

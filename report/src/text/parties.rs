@@ -28,6 +28,16 @@ pub(crate) enum Party<'a> {
     Tasks(Vec<&'a Task>),
 }
 
+impl Party<'_> {
+    /// Returns true for vCPUs of which one has that number.
+    pub(crate) fn has_cpu(&self, number: u32) -> bool {
+        match self {
+            Self::Cpus(cpus) | Self::IdleCpus(cpus) => cpus.iter().any(|cpu| cpu.cpu == number),
+            Self::Tasks(_) => false,
+        }
+    }
+}
+
 /// A stack as it is shown.
 pub(crate) struct ShownStack<'a> {
     /// Name of the stack, where its party has two.

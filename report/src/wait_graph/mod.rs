@@ -145,7 +145,7 @@ impl<'a> Picture<'a> {
     }
 
     /// Returns the picture as an SVG element. Ids begin with `prefix`: `{prefix}-node-{index}` is a box. `anchor`
-    /// returns the id of the element that a party's box leads to; a box of several parties leads nowhere.
+    /// returns the id of the element that a party's box leads to; a box of several leads to that of the first.
     pub fn svg(&self, prefix: &str, anchor: &dyn Fn(&str) -> Option<String>) -> String {
         svg::render(self, prefix, anchor)
     }

@@ -174,10 +174,8 @@ fn box_view<'a>(
         Mark::None => "",
     };
     let cycle = if party.in_cycle { " wg-cycle" } else { "" };
-    let anchor = match party.members.as_slice() {
-        [node] => anchor(&node.id),
-        _ => None,
-    };
+    // Folded parties have equal stacks, or none: the first stack stands for them.
+    let anchor = party.members.iter().take(MAX_NAMED).find_map(|node| anchor(&node.id));
     let is_folded = party.members.len() > 1;
     let behind = Rectangle { x: seen.x + 4.0, y: seen.y + 4.0, ..seen };
     let is_queue = matches!(kind, NodeKind::Queue { .. });

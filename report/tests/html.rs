@@ -258,7 +258,7 @@ fn the_backtrace_of_the_hang_has_room_before_earlier_ones() {
     );
 }
 
-/// Nothing hung: the vCPU that panicked comes first, on the page and in a ticket.
+/// A vCPU that panicked comes first where nothing hung, on the page and in a ticket.
 #[test]
 fn the_vcpu_that_panicked_comes_first() {
     let text = include_str!("../../tests/offline/linux/61/panic.json");

@@ -26,7 +26,7 @@ fn attach_with_core(vm: &Vm, size: &str) -> (Finished, Report) {
 #[test]
 #[ignore = "needs QEMU"]
 fn the_core_of_an_attach_gives_the_report_of_the_attach() {
-    for (workload, cpus) in [("abba-deadlock", 3), ("sleeping-holder", 2)] {
+    for (workload, cpus) in [("abba-deadlock", 3), ("mutex-deadlock", 2)] {
         let vm = Vm::hung(workload, cpus);
         for size in ["minimal", "full"] {
             let (attached, of_core) = attach_with_core(&vm, size);

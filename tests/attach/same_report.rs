@@ -56,7 +56,15 @@ const ROWS: [Row; 11] = [
     },
     row(Class::SoftLockup, "spin-irqs-on", 3),
     row(Class::LockWait, "forgotten-unlock", 3),
-    row(Class::LockWait, "sleeping-holder", 2),
+    Row {
+        class: Class::LockWait,
+        workload: "sleeping-holder",
+        cpus: 2,
+        seen_once: NoHang(
+            "all who wait for the lock sleep, and so does its holder: until that has lasted for two minutes \
+             it is suspected",
+        ),
+    },
     Row {
         class: Class::Livelock,
         workload: "livelock",
@@ -209,7 +217,7 @@ fn assert_one_report(workload: &str) {
         report_of(vm.dump(), None).expect("a report")
     });
     for report in [&attached, &dumped] {
-        let has_none = report.hangs.is_empty();
+        let has_none = !report.hangs.iter().any(|hang| hang.certainty.is_verdict());
         assert_eq!(has_none, code == exit::CLEAN, "{because}, but: {:#?}", report.hangs);
     }
     assert_eq!(attached.image.build_id, live.report().image.build_id);

@@ -16,6 +16,9 @@ const WAITING: u32 = 14;
 /// Number of tasks that have the same stack: a kernel has workers of a kind.
 const ALIKE: u32 = 3;
 
+/// Beginning of the name of a task's outermost function. A page has room for the stacks of some tasks.
+pub const LOOP: &str = "loop_";
+
 const SPINNING: &str = include_str!("../offline/cores/abba-deadlock.json");
 const SLEEPING: &str = include_str!("../offline/cores/mutex-deadlock.json");
 
@@ -76,7 +79,7 @@ fn task(stored: &Backtrace, number: u32) -> Task {
     task.switches = u64::from(number) * 3;
     let frames = task.host_stack.iter_mut().flat_map(|stack| &mut stack.frames);
     if let Some(function) = frames.last().and_then(|frame| frame.functions.last_mut()) {
-        function.name = Some(format!("nmiscope_kernel::worker::loop_{}", number / ALIKE));
+        function.name = Some(format!("nmiscope_kernel::worker::{LOOP}{}", number / ALIKE));
     }
     task
 }
@@ -130,7 +133,7 @@ fn log() -> KernelLog {
         level: 4 + (number % 4) as u8,
         text: format!("driver {}: request {number} took {} ms", number % 7, number * 13 % 1000),
     };
-    KernelLog { lines: (0..300).map(line).collect(), omitted: 900, missing: None }
+    KernelLog { lines: (0..240).map(line).collect(), omitted: 900, missing: None }
 }
 
 fn address(value: u64) -> String {

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use crate::sanitize::line;
+use crate::sanitize::{self, line};
 use crate::text::{self, hang};
 use crate::units::plural;
 use crate::wait_graph;
@@ -151,10 +151,7 @@ fn last<T>(lines: &[T]) -> &[T] {
 
 /// Returns the beginning of a text that a ticket has room for.
 fn cut(text: &str) -> String {
-    match text.char_indices().nth(MAX_SPAN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    sanitize::cut(text.to_owned(), MAX_SPAN)
 }
 
 /// Returns the first lines of a text, of `most` bytes together, with a remark where it is longer.

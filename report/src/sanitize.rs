@@ -136,6 +136,15 @@ impl<W: Write> Write for TerminalFilter<W> {
     }
 }
 
+/// Returns the beginning of a line, of `most` characters, with a mark where the rest is left out.
+pub(crate) fn cut(mut line: String, most: usize) -> String {
+    if let Some((end, _)) = line.char_indices().nth(most) {
+        line.truncate(end);
+        line.push('\u{2026}');
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ use super::room::Room;
 use super::sources::{Excerpt, Sources};
 use super::words::{Words, line};
 use crate::Function;
+use crate::sanitize::cut;
 use crate::text::parties::ShownStack;
 use crate::text::stack::Row;
 use crate::text::variables;
@@ -89,13 +90,7 @@ fn variables_of(function: &Function) -> String {
     let all = variables::in_order(function);
     let mut shown: Vec<String> = all
         .take(MAX_VARIABLES)
-        .map(|variable| {
-            let text = line(&format!("{} = {}", variable.name, variable.value));
-            match text.char_indices().nth(MAX_VARIABLE) {
-                Some((end, _)) => format!("{}…", &text[..end]),
-                None => text,
-            }
-        })
+        .map(|variable| cut(line(&format!("{} = {}", variable.name, variable.value)), MAX_VARIABLE))
         .collect();
     let left_out = function.variables.len().saturating_sub(MAX_VARIABLES) as u64;
     match left_out.saturating_add(function.variables_omitted) {

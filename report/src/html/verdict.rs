@@ -4,8 +4,9 @@
 
 use askama::Template;
 
-use super::words::{MAX_LINE, Words, cut, line};
+use super::words::{MAX_LINE, Words, line};
 use crate::phrase::Phrase;
+use crate::sanitize::cut;
 use crate::text::{self, hang};
 use crate::units::seconds;
 use crate::{

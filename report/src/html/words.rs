@@ -5,7 +5,7 @@
 use askama::Template;
 
 use crate::phrase::{Phrase, Tone};
-use crate::sanitize;
+use crate::sanitize::{self, cut};
 use crate::text::hang::Statement;
 
 /// A phrase as a part of a page.
@@ -42,15 +42,6 @@ pub(super) const MAX_LINE: usize = 400;
 /// Returns a text of a report as one harmless line, of which a page has room for the beginning.
 pub(super) fn line(text: &str) -> String {
     cut(sanitize::line(text), MAX_LINE)
-}
-
-/// Returns the beginning of a line, of `most` characters.
-pub(super) fn cut(mut line: String, most: usize) -> String {
-    if let Some((end, _)) = line.char_indices().nth(most) {
-        line.truncate(end);
-        line.push('\u{2026}');
-    }
-    line
 }
 
 fn class(tone: Tone) -> &'static str {

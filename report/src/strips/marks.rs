@@ -104,13 +104,7 @@ fn events(past: &Past<'_>) -> Vec<Event> {
 
 /// Returns the parties of a suspicion, by their names.
 fn parties(suspicion: &PastSuspicion) -> String {
-    let name = |party: &String| {
-        let name = sanitize::line(party);
-        match name.char_indices().nth(MAX_NAME) {
-            Some((end, _)) => format!("{}\u{2026}", &name[..end]),
-            None => name,
-        }
-    };
+    let name = |party: &String| sanitize::cut(sanitize::line(party), MAX_NAME);
     let mut parties: Vec<String> = suspicion.parties.iter().take(MAX_PARTIES).map(name).collect();
     if let more @ 1.. = suspicion.parties.len().saturating_sub(MAX_PARTIES) {
         parties.push(format!("{more} more"));

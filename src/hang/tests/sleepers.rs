@@ -157,7 +157,7 @@ fn a_task_that_gets_its_turn_does_not_hang() {
 }
 
 /// Observes a worker with pending work that sleeps again and again, each time for less than an observation.
-/// Its CPU runs for `ran` of each interval, and is halted for the rest.
+/// The worker's CPU runs for `ran` of each interval, and is halted for the rest.
 fn watch_polling(ran: Duration) -> Option<(u32, DetectedHang)> {
     let mut scene = Scene::new(1);
     let worker = scene.task("poller", 0, TaskRunState::Blocked);

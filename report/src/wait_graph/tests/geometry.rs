@@ -32,7 +32,7 @@ impl<'a> Element<'a> {
 /// Returns the elements of an SVG, in their order.
 ///
 /// # Panics
-/// It is not well-formed.
+/// The SVG is not well-formed.
 pub fn elements(svg: &str) -> Vec<Element<'_>> {
     let mut open = Vec::new();
     let mut elements: Vec<Element<'_>> = Vec::new();
